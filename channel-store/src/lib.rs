@@ -51,6 +51,7 @@ pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntries, UserEntry, UserRegistry,
 };
+pub use rules::matches as matches_pattern;
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;
 pub use watch::{Birth, Births, Look, NotedPage, WatchFeed};

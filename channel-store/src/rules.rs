@@ -78,7 +78,10 @@ impl<T> RuleTable<T> {
     }
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
+/// True if a name matches a pattern, in which each `*` stands for any run of characters. This holds for every pattern of channels
+/// in the settings.
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
         return pattern == name;
     };

@@ -223,6 +223,15 @@ async fn a_foreign_token_of_a_list_is_refused(kind: Kind) {
         let page = subject.store.channels("", Some(token), 10).await;
         assert_eq!(page, Err(StoreError::BadPageToken), "{token:?}");
     }
+    // A token that somebody has made shows no names outside the prefix.
+    begin(&subject, &["chess:1".to_owned(), "room:1".to_owned()]).await;
+    let parts = (0..64).map(|part| format!("{part}:a"));
+    for token in parts.chain(["after:a".to_owned()]) {
+        let page = subject.store.channels("room:", Some(&token), 10).await;
+        let found = page.map(|page| page.channels).unwrap_or_default();
+        let mut names = found.iter().map(|(name, _)| name.as_str());
+        assert!(names.all(|name| name.starts_with("room:")), "{token:?}");
+    }
 }
 
 async fn the_rule_of_a_channel_is_named(kind: Kind) {

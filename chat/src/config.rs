@@ -1,12 +1,17 @@
 //! The settings that an operator can make, and the bounds that follow from them.
 
+use crate::access::settings::ACCESS;
+use crate::access::{Access, AccessSettings};
 use crate::tls::PortSettings;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
-use runtime::cli::{Grouped, bytes, duration, share};
+use runtime::admin::AdminSettings;
+use runtime::cli::{Grouped, bytes, duration, origin, share};
+use runtime::config::{Names, NoTables, Settings};
+use runtime::doors::DoorSettings;
 use runtime::listen::address;
-use runtime::{LogFormat, descriptors};
+use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -28,29 +33,28 @@ const MOST_ENTRIES: u64 = 1_000_000;
 #[command(name = "chat", version)]
 pub struct Config {
     /// Where callers connect to, over gRPC or HTTP; port 0: any free one
-    #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:4001", value_parser = address)]
+    #[arg(long, default_value = "127.0.0.1:4001", value_parser = address)]
     pub listen: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "CHAT_ADMIN", default_value = "127.0.0.1:9001", value_parser = address)]
+    #[arg(long, default_value = "127.0.0.1:9001", value_parser = address)]
     pub admin: SocketAddr,
+
+    /// How the admin port may be reached.
+    #[command(flatten)]
+    pub admin_access: AdminSettings,
 
     /// The Redis that holds the channels, the same for all chats and connectors: redis://, redis+sentinel:// or
     /// redis-cluster://; rediss in place of redis encrypts
-    #[arg(
-        long,
-        env = "CHAT_REDIS",
-        hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379"
-    )]
+    #[arg(long, hide_env_values = true, default_value = "redis://127.0.0.1:6379")]
     pub redis: String,
 
     /// PEM file of the certificate authorities to trust for an encrypted Redis, instead of the public ones
-    #[arg(long, env = "CHAT_REDIS_CA", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
     /// When a send is answered: when the primary has the message, or when replicas have it, too
-    #[arg(long, env = "CHAT_ACK", value_enum, default_value = "primary")]
+    #[arg(long, value_enum, default_value = "primary")]
     pub ack: AckBy,
 
     /// With --ack replica: how many replicas must have a message. If there are more replicas than that, a message may not
@@ -59,24 +63,22 @@ pub struct Config {
     /// Without it: 1.
     #[arg(
         long,
-        env = "CHAT_ACK_REPLICAS",
         value_parser = clap::value_parser!(u32).range(1..=100)
     )]
     pub ack_replicas: Option<u32>,
 
     /// In a cluster: the share of all slots whose servers have to take publications for this chat to be ready, above 0 and
     /// at most 1
-    #[arg(long, env = "CHAT_READY_SLOTS", default_value_t = 0.5, value_parser = share)]
+    #[arg(long, default_value_t = 0.5, value_parser = share)]
     pub ready_slots: f64,
 
     /// The beginning of every key, so that several systems can share one Redis
-    #[arg(long, env = "CHAT_PREFIX", default_value = "gc", value_parser = prefix)]
+    #[arg(long, default_value = "gc", value_parser = prefix)]
     pub prefix: String,
 
     /// The most bytes that a message's JSON may have
     #[arg(
         long,
-        env = "CHAT_MESSAGE_LIMIT",
         default_value = "128KiB",
         value_parser = bytes::<u32>(64..=LARGEST_BODY),
         value_name = "BYTES"
@@ -86,81 +88,87 @@ pub struct Config {
     /// How many of its last messages a channel keeps for those who missed them
     #[arg(
         long,
-        env = "CHAT_LOG_ENTRIES",
         default_value_t = 1_000,
         value_parser = clap::value_parser!(u64).range(1..=MOST_ENTRIES)
     )]
     pub log_entries: u64,
 
     /// How long a channel keeps each message even if more than --log-entries come: the setting that keeps more counts
-    #[arg(long, env = "CHAT_LOG_KEEP", default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_parser = duration)]
     pub log_keep: Duration,
 
     /// The most bytes of messages that a channel keeps, whatever the other two settings say: 64KiB to 1GiB
-    #[arg(long, env = "CHAT_LOG_BYTES", default_value = "8MiB", value_parser = bytes::<u64>(LOG_BYTES))]
+    #[arg(long, default_value = "8MiB", value_parser = bytes::<u64>(LOG_BYTES))]
     pub log_bytes: u64,
 
     /// How long a channel keeps its messages after the last one
-    #[arg(long, env = "CHAT_LOG_LIFE", default_value = "24h", value_parser = duration)]
+    #[arg(long, default_value = "24h", value_parser = duration)]
     pub log_life: Duration,
 
     /// Whether a channel is told who joins and leaves: on or off
-    #[arg(long, env = "CHAT_ANNOUNCE_MEMBERS", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    #[arg(long, default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
     pub announce_members: bool,
 
     /// Other settings for channels with certain names, for example 'game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off'
     ///
     /// Each * stands for any characters. Settings that a rule does not name are those of all channels. The first rule that
     /// matches a channel counts. Repeat the option, or put semicolons between rules.
-    #[arg(long = "log-rule", env = "CHAT_LOG_RULES", value_name = "PATTERN:SETTINGS", value_delimiter = ';', value_parser = log_rule)]
+    #[arg(long = "log-rule", value_name = "PATTERN:SETTINGS", value_delimiter = ';', value_parser = log_rule)]
     pub log_rules: Vec<LogRule>,
 
     /// How long a channel without members and messages is remembered; no shorter than --log-life
     ///
     /// Without it: 24h, or as long as --log-life.
-    #[arg(long, env = "CHAT_CHANNEL_LIFE", value_parser = duration)]
+    #[arg(long, value_parser = duration)]
     pub channel_life: Option<Duration>,
 
     /// How long a repeated idempotency key gets the first answer
-    #[arg(long, env = "CHAT_KEY_LIFE", default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_parser = duration)]
     pub key_life: Duration,
 
     /// How long a detached member (one without a connector) stays unless it joins again, if its join has no ttl
-    #[arg(long, env = "CHAT_DETACHED_LIFE", default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_parser = duration)]
     pub detached_life: Duration,
 
     /// The longest --lease of any connector. A connector whose lease Redis has lost has this long to write it again
-    #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = duration)]
     pub lease: Duration,
 
     /// Pages whose scripts may call over HTTP, by their origins (scheme, host and port); * allows all. Repeat the option, or
     /// put commas between origins
     ///
     /// Without it: none. Programs, which send no Origin header, are not affected.
-    #[arg(long, env = "CHAT_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allowed_origins: Vec<String>,
+
+    /// Who may call.
+    #[command(flatten)]
+    pub access: AccessSettings,
+
+    /// Whether everybody may, from everywhere.
+    #[command(flatten)]
+    pub doors: DoorSettings,
 
     /// The most connections at the gRPC port; by default nine tenths of the file descriptors that the process may have, and at
     /// most 10000
-    #[arg(long, env = "CHAT_CONNECTIONS", value_parser = count)]
+    #[arg(long, value_parser = count)]
     pub connections: Option<usize>,
 
     /// The most unary calls at once. One connection gets at most half of what the others leave
-    #[arg(long, env = "CHAT_CALLS", default_value = "2048", value_parser = count)]
+    #[arg(long, default_value = "2048", value_parser = count)]
     pub calls: usize,
 
     /// The most send streams at once, shared in the same way; a connector needs one
-    #[arg(long, env = "CHAT_STREAMS", default_value = "2048", value_parser = count)]
+    #[arg(long, default_value = "2048", value_parser = count)]
     pub streams: usize,
 
     /// The most calls of Watch at once, shared in the same way
-    #[arg(long, env = "CHAT_WATCHES", default_value = "4096", value_parser = count)]
+    #[arg(long, default_value = "4096", value_parser = count)]
     pub watches: usize,
 
     /// Bytes of requests that may be under way, of all callers together
     #[arg(
         long,
-        env = "CHAT_REQUESTS_TOTAL",
         default_value = "64MiB",
         value_parser = bytes::<usize>(1 << 20..=1 << 40),
         value_name = "BYTES"
@@ -170,7 +178,6 @@ pub struct Config {
     /// Bytes of answers that callers have not taken yet, of all callers together
     #[arg(
         long,
-        env = "CHAT_ANSWERS_TOTAL",
         default_value = "64MiB",
         value_parser = bytes::<usize>(1 << 20..=1 << 40),
         value_name = "BYTES"
@@ -178,26 +185,26 @@ pub struct Config {
     pub answers_total: usize,
 
     /// How long a connection may be without a call before it is ended
-    #[arg(long, env = "CHAT_IDLE_TIMEOUT", default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_parser = duration)]
     pub idle_timeout: Duration,
 
     /// How long a caller may take nothing of an answer before its connection is ended
-    #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
+    #[arg(long, default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
 
     /// How long Redis may take to answer a command: 200ms to 10s. A command that takes longer has an unknown outcome
     ///
     /// Without it: 1s. At most a third of --lease, if it is given.
-    #[arg(long, env = "CHAT_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse)]
+    #[arg(long, value_parser = runtime::redis_timeout::parse)]
     pub redis_timeout: Option<Duration>,
 
     /// How many threads chat works with. More chats cost less than more threads
-    #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
 
-    /// What a line of the log looks like; RUST_LOG says how much is logged
-    #[arg(long, env = "CHAT_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogSettings,
 
     /// The certificate of the port.
     #[command(flatten)]
@@ -253,7 +260,8 @@ impl Grouped for Config {
                 "answer_timeout",
             ],
         ),
-        ("Process", &["threads", "allowed_origins"]),
+        ACCESS,
+        ("Process", &["log_filter", "threads", "allowed_origins"]),
     ];
 }
 
@@ -266,12 +274,20 @@ pub enum AckBy {
     Replica,
 }
 
-impl Config {
-    /// Checks settings that can only be judged together.
-    ///
-    /// # Errors
-    /// One line that names the flag. It never shows a URL, which may hold a password.
-    pub fn check(&self) -> Result<(), String> {
+impl Settings for Config {
+    const NAMES: Names = Names::of("CHAT");
+    const RELOADED: &'static [&'static str] = &["log_filter"];
+    type Tables = NoTables;
+    const TABLES: &'static [&'static str] = &[];
+    const EXAMPLE: &'static str = "";
+
+    fn take(&mut self, NoTables {}: NoTables) {}
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn check(&self) -> Result<(), String> {
         if self.ack_replicas.is_some() && matches!(self.ack, AckBy::Primary) {
             return Err("--ack-replicas: it has no effect without --ack replica; add that, or leave this out".to_owned());
         }
@@ -283,6 +299,8 @@ impl Config {
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         self.tls.check().map_err(|error| error.to_string())?;
+        self.doors
+            .check(&self.access.door("--listen", self.listen))?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
@@ -291,7 +309,9 @@ impl Config {
             )),
         }
     }
+}
 
+impl Config {
     /// The settings of the store.
     #[must_use]
     pub fn store(&self) -> StoreOptions {
@@ -351,23 +371,6 @@ fn prefix(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
-    }
-}
-
-/// An origin as browsers write it: a scheme, a host and perhaps a port.
-fn origin(text: &str) -> Result<String, String> {
-    let wrong = "expected an origin as browsers write it, such as https://admin.example.org or http://127.0.0.1:8080, or *";
-    let is_right = text == "*"
-        || text.split_once("://").is_some_and(|(scheme, rest)| {
-            let scheme_is_right = scheme.bytes().all(|it| it.is_ascii_lowercase());
-            let allowed =
-                |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"-._:[]".contains(&it);
-            !scheme.is_empty() && scheme_is_right && !rest.is_empty() && rest.bytes().all(allowed)
-        });
-    if is_right {
-        Ok(text.to_owned())
-    } else {
-        Err(wrong.to_owned())
     }
 }
 
@@ -467,6 +470,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// The origins of pages whose scripts may call over HTTP. "*" stands for all.
     pub allowed_origins: Vec<String>,
+    /// Who may call.
+    pub access: Access,
 }
 
 impl Limits {
@@ -495,6 +500,7 @@ impl Default for Limits {
             answer_time: Duration::from_secs(20),
             drain_time: Duration::from_secs(8),
             allowed_origins: Vec::new(),
+            access: Access::default(),
         }
     }
 }

@@ -18,6 +18,10 @@ const NOW: &str = "now";
 /// Metadata of `ErrorInfo` with the reason `POSITION_MISMATCH`: where the log ends.
 const EPOCH: &str = "epoch";
 const OFFSET: &str = "offset";
+/// Metadata of `ErrorInfo` with the reason `SCOPE_MISSING`.
+const SCOPE: &str = "scope";
+/// Metadata of `ErrorInfo` with the reason `CHANNEL_NOT_ALLOWED`.
+const FIELD: &str = "field";
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -70,6 +74,32 @@ pub enum Error {
         /// The most channels of one watch.
         most: usize,
     },
+    /// The caller shows no token.
+    #[error(
+        "this chat answers only to callers with a token: send the header `authorization: Bearer TOKEN`, with a token that chat's \
+         operator has made"
+    )]
+    TokenMissing,
+    /// The caller's token is in no line of the file, or not any more.
+    #[error(
+        "this token is not valid here: it was never added to this chat's file of tokens, or it was taken out or changed; ask \
+         chat's operator for another one"
+    )]
+    TokenRefused,
+    /// The caller's token does not allow this call. Nothing was done.
+    #[error(
+        "this token lacks the scope {scope}, which this call needs: ask chat's operator to add it, or use another token"
+    )]
+    ScopeMissing {
+        /// The scope.
+        scope: &'static str,
+    },
+    /// The caller's token allows the call only for some channels. Nothing was done.
+    #[error("{}", NotAllowed(*.field))]
+    ChannelNotAllowed {
+        /// The path of the field in the request that names another channel. `None`: the call is not about channels.
+        field: Option<&'static str>,
+    },
     /// The call was not done in time, so its outcome is unknown.
     #[error(
         "not done in time, so the outcome is unknown: it is safe to try again with the same idempotency key"
@@ -98,6 +128,22 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+struct NotAllowed(Option<&'static str>);
+
+impl fmt::Display for NotAllowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(field) => write!(
+                f,
+                "{field}: this token is not for such channels; it is only for those that its line in chat's file of tokens names"
+            ),
+            None => f.write_str(
+                "this token is only for some channels, and this call is not about channels: use a token without patterns",
+            ),
+        }
+    }
+}
+
 impl Error {
     /// A single wrong field.
     pub(crate) fn invalid(
@@ -120,6 +166,10 @@ impl Error {
         "STREAM_IDLE",
         "SHUTTING_DOWN",
         "PREFIX_TOO_WIDE",
+        "TOKEN_MISSING",
+        "TOKEN_REFUSED",
+        "SCOPE_MISSING",
+        "CHANNEL_NOT_ALLOWED",
         "DEADLINE_EXCEEDED",
         "STORE_UNAVAILABLE",
         "STORE_FULL",
@@ -148,6 +198,10 @@ impl Error {
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::PrefixTooWide { .. } => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
+            Self::TokenMissing => (Code::Unauthenticated, "TOKEN_MISSING"),
+            Self::TokenRefused => (Code::Unauthenticated, "TOKEN_REFUSED"),
+            Self::ScopeMissing { .. } => (Code::PermissionDenied, "SCOPE_MISSING"),
+            Self::ChannelNotAllowed { .. } => (Code::PermissionDenied, "CHANNEL_NOT_ALLOWED"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),
@@ -210,6 +264,8 @@ impl From<Error> for Status {
                 (EPOCH, end.epoch.as_str().to_owned()),
                 (OFFSET, end.offset.to_string()),
             ],
+            Error::ScopeMissing { scope } => vec![(SCOPE, (*scope).to_owned())],
+            Error::ChannelNotAllowed { field: Some(field) } => vec![(FIELD, (*field).to_owned())],
             _ => Vec::new(),
         };
         let metadata = metadata.into_iter().map(|(key, it)| (key.to_owned(), it));

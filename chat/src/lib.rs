@@ -4,11 +4,12 @@
 //! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
-//! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
+//! the work. [`access`] says who may call. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
 //! `watch` follows channels for back ends. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
+pub mod access;
 mod api;
 mod calls;
 mod cleanup;
@@ -21,6 +22,7 @@ mod users;
 mod watch;
 mod web;
 
+pub use access::Access;
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
@@ -28,6 +30,7 @@ pub use tls::{Port, PortSettings};
 pub use users::Connectors;
 pub use watch::Watching;
 
+use access::BearerLayer;
 use api::Api;
 use calls::Calls;
 use channel_store::ChannelStore;
@@ -84,7 +87,7 @@ impl tower::Service<Request<Body>> for Service {
     }
 }
 
-/// Makes the services for callers in the same process. Clones share all bounds. Streams end at the shutdown.
+/// Makes the services for callers in the same process, who need no token. Clones share all bounds. Streams end at the shutdown.
 #[must_use]
 pub fn service(
     store: Arc<dyn ChannelStore>,
@@ -141,6 +144,7 @@ pub async fn serve(
     };
     let connections = Connections::new(limits.connections, timeouts);
     let gate = GateLayer::new(&limits);
+    let bearer = BearerLayer::new(limits.access.clone());
     let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
     let health = StoreHealth::new(store.available(), shutdown.clone());
     let routes = service(
@@ -163,6 +167,7 @@ pub async fn serve(
         .accept_http1(true)
         .layer(gate)
         .layer(web)
+        .layer(bearer)
         .serve_with_incoming_shutdown(
             routes,
             accept(port.into(), connections),

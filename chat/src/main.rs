@@ -3,29 +3,39 @@
 use anyhow::Context;
 use channel_store::ChannelStore;
 use channel_store::redis::{RedisFeed, RedisStore};
-use chat::{Cleanup, Config, Connectors, Watching};
-use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use chat::access::create_token;
+use chat::{Cleanup, Config, Connectors, Limits, Watching};
+use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.check() {
-        return cli::refuse::<Config>(reason);
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == "token").is_some() {
+        return create_token(arguments);
     }
-    telemetry::init(config.log_format);
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
     let threads = config.threads.into();
-    lifecycle::run("chat", threads, |shutdown| start(config, shutdown))
+    lifecycle::run("chat", threads, async |shutdown| {
+        let (_latest, _reloads) = source.follow(config.clone());
+        start(config, shutdown).await
+    })
 }
 
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let access = config.access.open().context("--api-tokens-file")?;
     let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
     let store = RedisStore::open(&config.redis, config.store())
         .await
         .context("cannot use this Redis")?;
-    tracing::info!(address = %port.local_address()?, "listening");
+    let address = port.local_address()?;
+    tracing::info!(%address, "listening");
+    config
+        .doors
+        .report(&config.access.door("--listen", address));
     tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
     readiness.follow_telling("redis", store.available(), store.why_unavailable());
@@ -33,6 +43,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow_telling("publish", writes.works(), writes.reason());
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
+        config.admin_access.clone(),
         readiness,
         shutdown.clone(),
     )));
@@ -52,7 +63,10 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         cleanup,
         connectors,
         watching,
-        config.limits(),
+        Limits {
+            access,
+            ..config.limits()
+        },
         shutdown,
     )
     .await?;

@@ -1,20 +1,29 @@
-//! A connector's settings. Each flag has an environment variable with the same meaning.
+//! A connector's settings.
 
+mod rates;
+
+pub use rates::{RATES, RateSettings};
+
+use crate::access::{AccessControl, AccessTables, AuthSettings, Mode};
 use crate::call_settings::{ChatTls, RouteTls};
-use crate::chat_client::Source;
+use crate::chat_client::{ChatAccess, Source};
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
 use crate::routes;
+use crate::transport::proxies::Proxy;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use runtime::cli::{Grouped, bytes, duration, share};
+use runtime::admin::AdminSettings;
+use runtime::cli::{Grouped, bytes, duration, origin, share};
+use runtime::config::{Names, Settings};
+use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::tls::TlsSettings;
-use runtime::{LogFormat, descriptors};
+use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +41,6 @@ pub struct Config {
     /// on the same machine it may be a unix socket: unix:/path
     #[arg(
         long,
-        env = "CONNECTOR_LISTEN",
         default_value = "127.0.0.1:3010",
         value_parser = listen_address,
         value_name = "ADDRESS"
@@ -40,18 +48,12 @@ pub struct Config {
     pub listen: ListenAddress,
 
     /// The name of this connector, for logs and for people. Give each connector a name of its own, so that you can tell them apart
-    #[arg(
-        long,
-        env = "CONNECTOR_ID",
-        default_value = "connector-1",
-        value_name = "NAME"
-    )]
+    #[arg(long, default_value = "connector-1", value_name = "NAME")]
     pub id: String,
 
     /// Chat's addresses; names are resolved again every 10 s
     #[arg(
         long,
-        env = "CONNECTOR_CHAT",
         hide_env_values = true,
         default_value = "http://127.0.0.1:4001",
         value_delimiter = ',',
@@ -59,11 +61,14 @@ pub struct Config {
     )]
     pub chat: Vec<String>,
 
+    /// How chats know this connector.
+    #[command(flatten)]
+    pub chat_access: ChatAccess,
+
     /// The Redis that chat uses: redis://, redis+sentinel:// or redis-cluster://. Write rediss instead of redis for an
     /// encrypted connection
     #[arg(
         long,
-        env = "CONNECTOR_REDIS",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379",
         value_name = "URL"
@@ -71,64 +76,61 @@ pub struct Config {
     pub redis: String,
 
     /// PEM file with the certificate authorities for an encrypted Redis, instead of the public ones
-    #[arg(long, env = "CONNECTOR_REDIS_CA", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
     /// Where /livez, /readyz and /metrics are served
     #[arg(
         long,
-        env = "CONNECTOR_ADMIN",
         default_value = "127.0.0.1:9101",
         value_parser = address,
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
 
+    /// How the admin port may be reached.
+    #[command(flatten)]
+    pub admin_access: AdminSettings,
+
     /// The beginning of every key in Redis. All services of one system need the same
-    #[arg(
-        long,
-        env = "CONNECTOR_PREFIX",
-        default_value = "gc",
-        value_name = "TEXT"
-    )]
+    #[arg(long, default_value = "gc", value_name = "TEXT")]
     pub prefix: String,
 
     /// How often each channel in use is touched in Redis. This keeps a quiet channel from expiring, and finds
     /// publications that were lost on the way. At most a third of the shortest life of a log (chat's --log-life)
-    #[arg(long, env = "CONNECTOR_TOUCH", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub touch: Duration,
 
     /// How long this connector may be silent before chat removes its members. At most chat's --lease
-    #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
 
     /// How long Redis may take to answer a command: 200ms to 10s. At most a third of --lease, so that a renewal without
     /// an answer is repeated in time
     ///
     /// The default is 1s.
-    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
+    #[arg(long, value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
     pub redis_timeout: Option<Duration>,
 
     /// The share of a cluster's slots whose servers must work for this connector to be ready, above 0 and at most 1
-    #[arg(long, env = "CONNECTOR_READY_SLOTS", default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
     pub ready_slots: f64,
 
-    /// Text for people, json for machines
-    #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogSettings,
 
     /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
-    #[arg(
-        long,
-        env = "CONNECTOR_THREADS",
-        default_value_t = 1,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub threads: usize,
 
     /// TLS for calls to chat.
     #[command(flatten)]
     pub chat_tls: ChatTls,
+
+    /// Whether everybody may log in, from everywhere.
+    #[command(flatten)]
+    pub doors: DoorSettings,
 
     /// Settings for what clients may do and what they may cost.
     #[command(flatten)]
@@ -148,30 +150,29 @@ pub struct ClientSettings {
 
     /// The time between heartbeats, such as 25s; a plain number means seconds. A client that is silent for twice as
     /// long is dropped
-    #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    #[arg(long, default_value = "25s", value_parser = seconds)]
     pub heartbeat: Duration,
 
     /// The time between heartbeats of Socket.IO's clients, which call it pingInterval
-    #[arg(long, env = "CONNECTOR_SOCKETIO_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    #[arg(long, default_value = "25s", value_parser = seconds)]
     pub socketio_heartbeat: Duration,
 
     /// How long a heartbeat of Socket.IO's clients may be overdue, which they call pingTimeout
-    #[arg(long, env = "CONNECTOR_SOCKETIO_TIMEOUT", default_value = "60s", value_parser = seconds)]
+    #[arg(long, default_value = "60s", value_parser = seconds)]
     pub socketio_timeout: Duration,
 
     /// How long the handshake may take, counted from the connection
-    #[arg(long, env = "CONNECTOR_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
     /// How long a client may stay without a login, counted from the connection
-    #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
     /// Uses short codes for routes in Pomelo's protocol: for those of the original's handlers, and then for those in a
     /// file, which holds a JSON array of routes
     #[arg(
         long,
-        env = "CONNECTOR_DICTIONARY",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -184,7 +185,6 @@ pub struct ClientSettings {
     /// service at URL, such as game.*=http://games:5001. The longest pattern wins. Names are resolved again every 10 s
     #[arg(
         long = "route",
-        env = "CONNECTOR_ROUTES",
         hide_env_values = true,
         value_delimiter = ',',
         value_name = "PATTERN=URL,…"
@@ -192,17 +192,22 @@ pub struct ClientSettings {
     pub routes: Vec<String>,
 
     /// Sends no compressed WebSocket frames, even to clients that offer to take them
-    #[arg(long, env = "CONNECTOR_NO_DEFLATE")]
+    #[arg(long)]
     pub no_deflate: bool,
 
     /// Does not serve the example page at http://…/
-    #[arg(long, env = "CONNECTOR_NO_PAGE")]
+    #[arg(long)]
     pub no_page: bool,
+
+    /// Pages that may connect although this connector does not serve them, by their origins: scheme, host and port, as in `https://app.example`,
+    /// or * for all. Programs, which send no Origin header, are not affected. Behind a proxy that changes the Host header, the page's
+    /// own origin must be among them
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',', value_parser = origin)]
+    pub allowed_origins: Vec<String>,
 
     /// What happens when a user logs in a second time. All connectors need the same policy, or they are not ready
     #[arg(
         long,
-        env = "CONNECTOR_LOGIN_POLICY",
         default_value = "reject",
         value_parser = login_policy(),
         value_name = "POLICY"
@@ -211,13 +216,12 @@ pub struct ClientSettings {
 
     /// How long a client that is gone stays a member, from 0s to 5m. If its user logs in again within that time, on any
     /// connector, the others see no leave and no join
-    #[arg(long, env = "CONNECTOR_GRACE", default_value = "0s", value_parser = grace, value_name = "TIME")]
+    #[arg(long, default_value = "0s", value_parser = grace, value_name = "TIME")]
     pub grace: Duration,
 
     /// The bytes that one message from a client may have
     #[arg(
         long,
-        env = "CONNECTOR_MESSAGE_LIMIT",
         default_value = "128KiB",
         value_parser = bytes::<u32>(1..=LARGEST_BODY),
         value_name = "BYTES"
@@ -227,7 +231,6 @@ pub struct ClientSettings {
     /// Bytes that may wait for one client that does not read. With more it is cut off
     #[arg(
         long,
-        env = "CONNECTOR_QUEUE",
         default_value = "1MiB",
         value_parser = bytes::<usize>(1..=1 << 40),
         value_name = "BYTES"
@@ -237,7 +240,6 @@ pub struct ClientSettings {
     /// Bytes that may wait for all clients together
     #[arg(
         long,
-        env = "CONNECTOR_QUEUE_TOTAL",
         default_value = "512MiB",
         value_parser = bytes::<usize>(1..=1 << 40),
         value_name = "BYTES"
@@ -246,29 +248,45 @@ pub struct ClientSettings {
 
     /// How many connections clients may have. Further ones are refused. The default is nine tenths of the file
     /// descriptors
-    #[arg(long, env = "CONNECTOR_CONNECTIONS", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub connections: Option<usize>,
 
     /// How many connections may be in their handshake. One more closes the oldest of them. The default is a tenth of
     /// --connections
-    #[arg(long, env = "CONNECTOR_HALF_OPEN", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub half_open: Option<usize>,
 
     /// How many handshakes there may be in a second. Beyond it connections wait, and clients that begin to poll are
     /// refused
     #[arg(
         long,
-        env = "CONNECTOR_HANDSHAKES",
         default_value_t = 10_000,
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "NUMBER"
     )]
     pub handshakes: u32,
 
+    /// How often sessions and addresses may do things.
+    #[command(flatten)]
+    pub rates: RateSettings,
+
+    /// Proxies that may say where a client is, in the header X-Forwarded-For or by the PROXY protocol: addresses and networks such as
+    /// 10.0.0.0/8, or unix for whatever connects over a unix socket
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Proxy>,
+
+    /// Connections of trusted proxies begin with a header of the PROXY protocol, version 1 or 2
+    #[arg(long, requires = "trusted_proxies")]
+    pub proxy_protocol: bool,
+
     /// How many clients of Socket.IO may poll without a login. Further ones are refused. The default is a tenth of
     /// --connections, and at most 2000
-    #[arg(long, env = "CONNECTOR_POLLING", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub polling: Option<usize>,
+
+    /// Settings for who may log in, and for what sessions may do.
+    #[command(flatten)]
+    pub auth: AuthSettings,
 }
 
 impl Grouped for Config {
@@ -288,10 +306,29 @@ impl Grouped for Config {
         ),
         CLIENTS,
         ENCRYPTION,
+        ACCESS,
         LIMITS,
-        ("Process", &["log_format", "threads"]),
+        RATES,
+        ("Access", &[INSECURE, "chat_token_file", "admin_hosts"]),
+        ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
+
+/// The settings that take effect at once if they change. Rates hold for connections that begin after that.
+pub const RELOADED: &[&str] = &[
+    "log_filter",
+    "channel",
+    "allowed_origins",
+    "request_rate",
+    "request_burst",
+    "join_rate",
+    "join_burst",
+    "read_rate",
+    "read_burst",
+    "address_connections",
+    "address_rate",
+    "address_burst",
+];
 
 /// The heading for what clients may do, and the settings below it.
 pub const CLIENTS: (&str, &[&str]) = (
@@ -307,6 +344,7 @@ pub const CLIENTS: (&str, &[&str]) = (
         "routes",
         "no_deflate",
         "no_page",
+        "allowed_origins",
     ],
 );
 
@@ -323,6 +361,9 @@ pub const ENCRYPTION: (&str, &[&str]) = (
     ],
 );
 
+/// The heading for who may log in and what sessions may do, and the settings below it.
+pub const ACCESS: (&str, &[&str]) = ("Access", &["auth.mode", "auth.leeway", "auth.expiry_grace"]);
+
 /// The heading for what clients may cost, and the settings below it.
 pub const LIMITS: (&str, &[&str]) = (
     "Limits",
@@ -334,6 +375,8 @@ pub const LIMITS: (&str, &[&str]) = (
         "half_open",
         "handshakes",
         "polling",
+        "trusted_proxies",
+        "proxy_protocol",
     ],
 );
 
@@ -390,13 +433,24 @@ fn grace(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "expected a time from 0s to 5m, such as 10s".to_owned())
 }
 
-impl Config {
-    /// Checks what cannot be checked flag by flag.
-    ///
-    /// # Errors
-    /// One line that names the flag. It never shows a user or a password of a URL.
-    pub fn check(&self) -> Result<(), String> {
+impl Settings for Config {
+    const NAMES: Names = Names::of("CONNECTOR");
+    const RELOADED: &'static [&'static str] = RELOADED;
+    type Tables = AccessTables;
+    const TABLES: &'static [&'static str] = AccessTables::NAMES;
+    const EXAMPLE: &'static str = AccessTables::EXAMPLE;
+
+    fn take(&mut self, tables: AccessTables) {
+        self.clients.auth.take(tables);
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn check(&self) -> Result<(), String> {
         self.clients.check()?;
+        self.doors.check(&self.clients.door(&self.listen))?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         let chats = Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
         self.chat_tls
@@ -411,7 +465,21 @@ impl Config {
             )),
         }
     }
+}
 
+impl AsRef<ClientSettings> for ClientSettings {
+    fn as_ref(&self) -> &ClientSettings {
+        self
+    }
+}
+
+impl AsRef<ClientSettings> for Config {
+    fn as_ref(&self) -> &ClientSettings {
+        &self.clients
+    }
+}
+
+impl Config {
     /// The options of the store.
     #[must_use]
     pub fn store_options(&self) -> StoreOptions {
@@ -442,7 +510,29 @@ impl ClientSettings {
         self.tls.check().map_err(|error| error.to_string())?;
         let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
         let checked = self.route_tls.check(&uris);
-        checked.map_err(|error| error.to_string())
+        checked.map_err(|error| error.to_string())?;
+        let access = AccessControl::begin(&self.auth);
+        access.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The clients' port, which listens here.
+    #[must_use]
+    pub fn door(&self, listen: &ListenAddress) -> Door {
+        Door {
+            flag: "--listen",
+            address: match listen {
+                ListenAddress::Tcp(address) => Some(*address),
+                ListenAddress::Unix(_) => None,
+            },
+            allows: "everybody who reaches it may log in under any name",
+            guard: "--auth-mode jwt",
+            is_guarded: self.lets_in_by_token(),
+        }
+    }
+
+    /// True if only clients with a token may log in.
+    pub(crate) fn lets_in_by_token(&self) -> bool {
+        self.auth.mode != Mode::Open
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {

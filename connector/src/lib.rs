@@ -4,9 +4,10 @@
 //! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
-//! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`], [`chat_client`] and
-//! [`routes`] → [`transport`] and [`grpc`] → `dial`, [`limits`].
+//! Imports go one way: `listener` and `http` → `client` → `session` → [`access`], [`hub`], [`membership`],
+//! [`chat_client`] and [`routes`] → [`transport`] and [`grpc`] → `dial`, [`limits`].
 
+pub mod access;
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
@@ -37,22 +38,38 @@ pub mod transport;
 
 pub use config::{ClientSettings, Config};
 
-use crate::http::{Http, SocketIo};
+use crate::access::{AccessControl, AccessError, Rules};
+use crate::http::{Http, Origins, SocketIo};
 use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
 use limits::Limits;
+use limits::addresses::Addresses;
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
+use runtime::config::Reloading;
 use runtime::listen::Listener;
 use runtime::tls::{ServerTls, TlsError};
 use runtime::{Readiness, Shutdown};
-use session::Services;
+use session::{Services, Terms};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
+use transport::proxies::Proxies;
 use wire::WireFormat;
+
+/// Why there is no connector.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Who may log in, and what sessions may do.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+}
 
 /// The parts of the store that a connector uses.
 pub struct Store {
@@ -75,12 +92,40 @@ pub struct Connector {
     tls: Option<Arc<ServerTls>>,
 }
 
+/// What changes with the settings while the connector runs.
+struct Adjustable {
+    clients: Arc<Clients>,
+    origins: Arc<Origins>,
+    addresses: Arc<Addresses>,
+    are_strangers: bool,
+}
+
+impl Adjustable {
+    fn set(&self, settings: &ClientSettings) {
+        self.origins.set(&settings.allowed_origins);
+        let rates = &settings.rates;
+        self.addresses.set(rates.address(self.are_strangers));
+        self.clients.set_rates(rates.session(self.are_strangers));
+        match Rules::new(&settings.auth.channels) {
+            Ok(rules) => self.clients.services.access.swap(rules),
+            Err(error) => tracing::error!(%error, "the rules of channels stay as they are"),
+        }
+    }
+
+    async fn follow<T: AsRef<ClientSettings>>(self, mut latest: Reloading<T>) {
+        while latest.changed().await.is_ok() {
+            let latest = Arc::clone(&latest.borrow_and_update());
+            self.set((*latest).as_ref());
+        }
+    }
+}
+
 impl Connector {
     /// Puts the parts together. `id` is the operator's name for this connector. `lease` is how long it may be silent
     /// before its members are removed. `hub` is the sink of the feed. `routes` lead to the handlers of the operator.
     ///
     /// # Errors
-    /// [`NameError`] if `id` is not a valid name.
+    /// [`NewError`] if `id` is not a valid name, or if the files of the settings cannot be used.
     pub fn new(
         id: &str,
         lease: Duration,
@@ -89,7 +134,7 @@ impl Connector {
         store: Store,
         chat: Arc<Chat>,
         routes: Arc<Routes>,
-    ) -> Result<Self, NameError> {
+    ) -> Result<Self, NewError> {
         let Store {
             feed,
             leases,
@@ -102,10 +147,15 @@ impl Connector {
         let policy = clients.login_policy;
         let logins = Logins::new(policy, users, hints, leases);
         hub.follow(feed);
+        let terms = Terms {
+            routes,
+            access: AccessControl::begin(&clients.auth)?,
+            grace: clients.grace,
+        };
         Ok(Self {
             clients: clients.clone(),
             tls: None,
-            services: Services::new(lease, logins, hub, chat, inboxes, routes, clients.grace),
+            services: Services::new(lease, logins, hub, chat, inboxes, terms),
         })
     }
 
@@ -125,6 +175,7 @@ impl Connector {
             chat,
             logins,
             lease,
+            access,
             ..
         } = &*self.services;
         let asked = Arc::clone(chat);
@@ -133,6 +184,10 @@ impl Connector {
         if chat.is_proven() {
             let asked = Arc::clone(chat);
             readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+        }
+        if let Some(verifier) = access.verifier() {
+            let asked = Arc::clone(verifier);
+            readiness.follow_telling("tokens", verifier.has_keys(), move || asked.trouble());
         }
         let asked = Arc::clone(logins);
         let agreed = logins.policy_in_force();
@@ -146,7 +201,17 @@ impl Connector {
     /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
     /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
     /// answers with `readiness`.
-    pub async fn serve(self, listener: Listener, readiness: Readiness, shutdown: Shutdown) {
+    ///
+    /// Settings that can change meanwhile are taken from `latest`.
+    pub async fn serve<T>(
+        self,
+        listener: Listener,
+        readiness: Readiness,
+        latest: Reloading<T>,
+        shutdown: Shutdown,
+    ) where
+        T: AsRef<ClientSettings> + Send + Sync + 'static,
+    {
         let Self {
             clients: settings,
             services,
@@ -154,13 +219,34 @@ impl Connector {
         } = self;
         let limits = Limits::new(settings.bounds());
         let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
+        let are_strangers = listener.is_open_to_others() || settings.lets_in_by_token();
+        let adjustable = Adjustable {
+            clients: Arc::clone(&clients),
+            origins: Arc::default(),
+            addresses: Arc::default(),
+            are_strangers,
+        };
+        adjustable.set(&settings);
+        let (origins, addresses) = (
+            Arc::clone(&adjustable.origins),
+            Arc::clone(&adjustable.addresses),
+        );
+        let _following = AbortOnDropHandle::new(tokio::spawn(adjustable.follow(latest)));
         let deflate = !settings.no_deflate;
         let http = Http {
-            socket_io: SocketIo::new(Arc::clone(&clients), Arc::clone(&limits), deflate),
+            socket_io: SocketIo::new(
+                Arc::clone(&clients),
+                Arc::clone(&limits),
+                deflate,
+                Arc::clone(&origins),
+            ),
             clients: Arc::clone(&clients),
             pomelo: WireFormat::POMELO.with_dictionary(settings.dictionary),
             deflate,
             page: !settings.no_page,
+            origins,
+            proxies: Proxies::new(&settings.trusted_proxies, settings.proxy_protocol),
+            addresses,
             readiness,
         };
         let port = Port {
@@ -169,6 +255,13 @@ impl Connector {
             tls,
         };
         let keeping = services.keep();
+        let mut changes = services.access.changes();
+        let judging = async {
+            while changes.changed().await.is_ok() {
+                clients.judge_again().await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
@@ -177,6 +270,7 @@ impl Connector {
                 shutdown.request();
             }
             never = Arc::new(port).serve(listener) => match never {},
+            () = judging => {}
         }
         clients.drain().await;
         drop(keeping);

@@ -1,6 +1,10 @@
 //! All bounds on what clients may cost the connector, and the counters behind them.
 
+pub(crate) mod addresses;
+pub(crate) mod pace;
+
 use metrics::counter;
+use pace::Rate;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +30,17 @@ pub(crate) struct ClientLimits {
     pub idle: Duration,
     /// The bytes that one message may have.
     pub message: usize,
+}
+
+/// How often a session may do things. `None`: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SessionRates {
+    /// Requests, but for leaves and pings.
+    pub requests: Option<Rate>,
+    /// Channels that it joins.
+    pub joins: Option<Rate>,
+    /// Pages of history and of members.
+    pub reads: Option<Rate>,
 }
 
 /// The heartbeats of Socket.IO's clients.
@@ -156,16 +171,28 @@ pub(crate) enum Bound {
     Polling,
     Memory,
     Write,
+    Origin,
+    Address,
+    AddressRate,
+    RequestRate,
+    JoinRate,
+    ReadRate,
 }
 
 impl Bound {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Connections,
         Self::HalfOpen,
         Self::Handshakes,
         Self::Polling,
         Self::Memory,
         Self::Write,
+        Self::Origin,
+        Self::Address,
+        Self::AddressRate,
+        Self::RequestRate,
+        Self::JoinRate,
+        Self::ReadRate,
     ];
 
     pub(crate) const fn label(self) -> &'static str {
@@ -176,6 +203,12 @@ impl Bound {
             Self::Polling => "polling",
             Self::Memory => "memory",
             Self::Write => "write-timeout",
+            Self::Origin => "origin",
+            Self::Address => "address",
+            Self::AddressRate => "address-rate",
+            Self::RequestRate => "request-rate",
+            Self::JoinRate => "join-rate",
+            Self::ReadRate => "read-rate",
         }
     }
 

@@ -3,10 +3,13 @@
 //! Clients of HTTP and of Pomelo's packages connect to the same port. The first byte tells which it is, as in the
 //! original.
 
-use crate::http::Http;
+use crate::http::{Http, HttpIo};
+use crate::limits::addresses::AddressPermit;
 use crate::limits::{self, Bound, Limits};
 use crate::opening::open;
 use crate::transport::pass::Pass;
+use crate::transport::peer::Peer;
+use crate::transport::proxies::read_header;
 use runtime::listen::Listener;
 use runtime::tls::ServerTls;
 use std::convert::Infallible;
@@ -35,11 +38,9 @@ impl Port {
         loop {
             match listener.accept().await {
                 Ok(stream) => {
-                    let pass = match self.limits.enter() {
-                        Some(place) => Pass::new(place, self.limits.begin_handshake()),
-                        None => Pass::without_permit(self.limits.without_permit()),
-                    };
-                    Arc::clone(&self).by_first_byte(stream, pass);
+                    let peer = Peer::of(&stream);
+                    let pass = self.admit(peer);
+                    Arc::clone(&self).serve_socket(stream, pass, peer);
                     let early = self.limits.handshake();
                     if !early.is_zero() {
                         Bound::Handshakes.reached();
@@ -55,32 +56,94 @@ impl Port {
         }
     }
 
+    /// Gives a socket its place. The clients behind a trusted proxy are counted by their own addresses, once these are known.
+    fn admit(&self, peer: Option<Peer>) -> Arc<Pass> {
+        let address = match peer {
+            Some(peer) if !self.http.proxies.trusts(Some(peer.address)) => {
+                self.http.addresses.enter(peer.address).map(Some)
+            }
+            _ => Ok(None),
+        };
+        let admitted = address.and_then(|address| {
+            let place = self.limits.enter().ok_or(Bound::Connections)?;
+            Ok((place, address))
+        });
+        match admitted {
+            Ok((place, address)) => {
+                let pass = Pass::new(place, self.limits.begin_handshake());
+                if let Some(address) = address {
+                    pass.counts_for(address);
+                }
+                pass
+            }
+            Err(bound) => Pass::without_permit(bound, self.limits.without_permit()),
+        }
+    }
+
     /// The handshake of TLS and the first byte after it have one time together. A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
     /// socket without a place is served only if it speaks HTTP. It may bring a request of a polling client that has
     /// places of its own, and any other client is told why it is refused.
-    fn by_first_byte(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
+    fn serve_socket(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>, peer: Option<Peer>) {
         let half_open = Arc::clone(&pass);
-        let has_room = pass.has_room();
-        let patience = if has_room {
+        let refused = pass.refused_by();
+        let patience = if refused.is_none() {
             self.http.clients.limits.handshake
         } else {
             REFUSE
         };
         let task = tokio::spawn(async move {
-            match timeout(patience, open(stream, &pass, self.tls.as_deref())).await {
-                Ok(Some((stream, first))) if first >= b' ' => {
-                    Arc::clone(&self.http).serve(stream, pass).await;
+            let begun = self.begin(stream, &pass, peer);
+            let Ok(Some((stream, peer, first))) = timeout(patience, begun).await else {
+                if let Some(bound) = refused {
+                    bound.reached();
                 }
-                _ if !has_room => Bound::Connections.reached(),
-                Ok(Some((stream, _))) => {
-                    let format = self.http.pomelo.on_a_stream();
-                    let (socket, pass) = stream.into_parts();
-                    Arc::clone(&self.http.clients).serve_socket(socket, pass, Vec::new(), format);
-                }
-                _ => {}
+                return;
+            };
+            if first >= b' ' {
+                return Arc::clone(&self.http).serve(stream, pass, peer).await;
             }
+            if let Some(bound) = pass.refused_by() {
+                return bound.reached();
+            }
+            let format = self.http.pomelo.on_a_stream();
+            let clients = Arc::clone(&self.http.clients);
+            let (socket, pass) = stream.into_parts();
+            clients.serve_socket(socket, pass, peer, Vec::new(), format, None);
         });
         let task = task.abort_handle();
         half_open.ends_by(move || task.abort());
+    }
+
+    /// Reads what a proxy says about the client, lets the client begin TLS, and looks at its first byte. `None`: the socket is over, or a
+    /// proxy does not speak the PROXY protocol.
+    async fn begin(
+        &self,
+        mut stream: TcpStream,
+        pass: &Arc<Pass>,
+        mut peer: Option<Peer>,
+    ) -> Option<(HttpIo, Option<Peer>, u8)> {
+        let proxy = peer.map(|it| it.address);
+        if self.http.proxies.sends_header(proxy) {
+            match read_header(&mut stream).await {
+                Ok(Some(client)) => {
+                    pass.counts_for(self.address(client)?);
+                    peer = Some(client);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(?proxy, %error, "a proxy sent no header of the PROXY protocol, which proxy_protocol demands");
+                    return None;
+                }
+            }
+        }
+        let (stream, first) = open(stream, pass, self.tls.as_deref()).await?;
+        Some((stream, peer, first))
+    }
+
+    /// Counts a connection of this client. `None`: its address has too many, and the connection is closed without words, because a
+    /// header of the PROXY protocol says nothing about who waits behind it.
+    fn address(&self, client: Peer) -> Option<AddressPermit> {
+        let entered = self.http.addresses.enter(client.address);
+        entered.map_err(Bound::reached).ok()
     }
 }

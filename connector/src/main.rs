@@ -2,30 +2,32 @@
 
 use anyhow::Context;
 use channel_store::redis::RedisFeed;
-use connector::chat_client::{Chat, OwnSettings, Source};
+use connector::chat_client::{Chat, Credentials, OwnSettings, Source};
 use connector::hub::Hub;
 use connector::routes::Routes;
 use connector::{Config, Connector, Store};
+use runtime::config::Reloading;
 use runtime::listen::Listener;
-use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.check() {
-        return cli::refuse::<Config>(reason);
-    }
-    telemetry::init(config.log_format);
-    lifecycle::run("connector", config.threads, |shutdown| {
-        run(config, shutdown)
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
+    lifecycle::run("connector", config.threads, async |shutdown| {
+        let (latest, _reloads) = source.follow(config.clone());
+        run(config, latest, shutdown).await
     })
 }
 
-async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let chats = Source::parse(&config.chat)?;
-    let tls = config.chat_tls.begin(&chats)?;
-    let source = Source::Addresses(chats, tls);
+    let credentials = Credentials {
+        tls: config.chat_tls.begin(&chats)?,
+        token: config.chat_access.open().context("--chat-token-file")?,
+    };
+    let source = Source::Addresses(chats, credentials);
     let limit = config.clients.message_limit as usize;
     let routes = Routes::begin(
         &config.clients.routes,
@@ -62,15 +64,18 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let available = channel_store::ChannelFeed::available(&*feed);
     readiness.follow_telling("redis", available, feed.why_unavailable());
     connector.report_to(&readiness);
-    tracing::info!(address = %listener.local_address()?, "listening");
+    let address = listener.local_address()?;
+    tracing::info!(%address, "listening");
+    config.doors.report(&config.clients.door(&address));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        config.admin_access.clone(),
         readiness.clone(),
         shutdown.clone(),
     ));
 
-    connector.serve(listener, readiness, shutdown).await;
+    connector.serve(listener, readiness, latest, shutdown).await;
     admin.abort();
     Ok(())
 }

@@ -52,10 +52,13 @@ fn document(types: &DescriptorPool) -> Value {
         "servers": [{ "url": "http://127.0.0.1:4001" }],
         "tags": tags,
         "paths": document.paths,
+        // A chat without a file of tokens needs none.
+        "security": [{}, { "Token": [] }],
         "components": {
             "schemas": document.schemas,
             "parameters": { "Timeout": timeout(), "Encoding": encoding() },
             "responses": { "Error": error() },
+            "securitySchemes": { "Token": { "type": "http", "scheme": "bearer" } },
         },
     })
 }

@@ -2,20 +2,26 @@
 //!
 //! A connection carries one request. The head of the request has to come within two seconds, and the connection may
 //! last ten. There are at most 64 connections, and one more closes the oldest. So probes are answered while others hold
-//! any number of unfinished requests open.
+//! any number of unfinished requests open. Pages in browsers can't read the port ([`AdminSettings`]).
+
+mod hosts;
+
+pub use hosts::AdminSettings;
 
 use crate::lifecycle::Shutdown;
 use crate::readiness::Readiness;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
@@ -35,11 +41,18 @@ struct Health {
 }
 
 /// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports.
-pub async fn serve(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    settings: AdminSettings,
+    readiness: Readiness,
+    shutdown: Shutdown,
+) {
+    let settings = Arc::new(settings);
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(settings, check))
         .with_state(Health {
             readiness,
             shutdown,
@@ -77,6 +90,18 @@ async fn answer(stream: TcpStream, router: Router) {
     }
 }
 
+/// Answers 403 to requests that may come from a page of a stranger.
+async fn check(
+    State(settings): State<Arc<AdminSettings>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match settings.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(words) => (StatusCode::FORBIDDEN, words + "\n").into_response(),
+    }
+}
+
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let draining = health.shutdown.is_requested();
     let (is_ready, text) = health.readiness.describe(draining);
@@ -103,14 +128,19 @@ mod tests {
     async fn start(readiness: Readiness, shutdown: Shutdown) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, readiness, shutdown));
+        let settings = AdminSettings::default();
+        tokio::spawn(serve(listener, settings, readiness, shutdown));
         address
     }
 
     /// The status line and the body.
     async fn request(address: SocketAddr, path: &str) -> (String, String) {
+        request_with(address, path, "Host: admin\r\n").await
+    }
+
+    async fn request_with(address: SocketAddr, path: &str, headers: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -140,6 +170,24 @@ mod tests {
 
         assert_eq!(request(address, "/livez").await, (OK.into(), "ok\n".into()));
         assert_eq!(request(address, "/else").await.0, "HTTP/1.1 404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_stranger_cannot_read_anything() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        let forbidden = "HTTP/1.1 403 Forbidden";
+        for path in ["/livez", "/readyz", "/metrics", "/else"] {
+            for headers in [
+                "Host: evil.example:9001\r\n",
+                "Host: admin\r\nOrigin: http://evil.example\r\n",
+            ] {
+                let (status, words) = request_with(address, path, headers).await;
+                assert_eq!(status, forbidden, "{path} {headers}");
+                assert!(words.ends_with('\n') && words.len() > 20, "{words}");
+            }
+        }
+        let own = "Host: admin\r\nOrigin: http://admin\r\n";
+        assert_eq!(request_with(address, "/livez", own).await.0, OK);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use clap::error::{Error, ErrorKind};
 use clap::{Command, Parser};
-use std::env;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::process::{self, ExitCode};
@@ -35,34 +35,37 @@ pub trait Grouped: Parser {
 /// The heading for arguments in no group.
 const MORE: &str = "More";
 
-/// Reads the arguments and, where the service declares it, the environment.
+/// Reads the arguments of a command beside the service itself. The first one is the name of the command.
 ///
-/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help`, `-h` and `--version` print and end the
-/// process, too. `-h` prints one line for each argument.
+/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help` and `--version` print and end the process, too.
 #[must_use]
-pub fn parse<T: Grouped>() -> T {
-    let command = T::grouped();
-    let command = if env::args_os().any(|argument| argument == "-h") {
-        brief(command)
-    } else {
-        command
-    };
-    let parsed = command.try_get_matches();
-    let parsed = parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.unwrap_or_else(|error| {
+pub fn parse_from<T: Parser>(arguments: impl IntoIterator<Item = OsString>) -> T {
+    T::try_parse_from(arguments).unwrap_or_else(|error| {
         if matches!(
             error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::DisplayVersion
         ) {
             error.exit();
         }
-        eprintln!("{}: {}", T::command().get_name(), one_line(&error));
+        let name = T::command().get_name().to_owned();
+        eprintln!("{name}: {} (try --help)", one_line(&error));
         process::exit(USAGE.into());
     })
 }
 
+/// For arguments that turn out to be wrong after [`parse_from`]. Writes the reason to stderr, in one line, and returns the
+/// exit code for `main`.
+#[must_use]
+pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
+    let reason = redact(&reason.to_string());
+    eprintln!("{}: {reason} (try --help)", T::command().get_name());
+    ExitCode::from(USAGE)
+}
+
 /// Keeps the first sentence of each argument's help, and leaves out the environment.
-fn brief(command: Command) -> Command {
+pub(crate) fn brief(command: Command) -> Command {
     let command = command.term_width(0);
     command.mut_args(|argument| {
         let help = argument.get_help().map(ToString::to_string);
@@ -79,15 +82,6 @@ fn first_sentence(help: &str) -> &str {
         .iter()
         .filter_map(|end| help.find(end));
     help[..end.min().unwrap_or(help.len())].trim_end_matches('.')
-}
-
-/// For arguments that turn out to be wrong after [`parse`]. Writes the reason to stderr, in one line, and returns the
-/// exit code for `main`.
-#[must_use]
-pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
-    let reason = redact(&reason.to_string());
-    eprintln!("{}: {reason} (try --help)", T::command().get_name());
-    ExitCode::from(USAGE)
 }
 
 /// Hides users and passwords: in each URL of the text, everything before the `@`.
@@ -114,7 +108,7 @@ pub fn redact(text: &str) -> String {
 }
 
 /// Keeps clap's first paragraph, which says what is wrong. Usage and tips follow after a blank line.
-fn one_line(error: &Error) -> String {
+pub(crate) fn one_line(error: &Error) -> String {
     let text = error.render().to_string();
     let paragraph: Vec<&str> = text
         .lines()
@@ -122,8 +116,7 @@ fn one_line(error: &Error) -> String {
         .take_while(|line| !line.is_empty())
         .collect();
     let line = paragraph.join(" ");
-    let line = redact(line.strip_prefix("error: ").unwrap_or(&line));
-    format!("{line} (try --help)")
+    redact(line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 /// Reads a time such as `500ms`, `10s`, `5m` or `24h`; for clap's `value_parser`.
@@ -158,6 +151,26 @@ pub fn share(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|it| *it > 0.0 && *it <= 1.0);
     share.ok_or_else(|| "expected a share above 0 and at most 1, such as 0.5".to_owned())
+}
+
+/// Reads an origin as browsers write it: a scheme, a host and perhaps a port; or `*`. For clap's `value_parser`.
+///
+/// # Errors
+/// One line that shows what was expected.
+pub fn origin(text: &str) -> Result<String, String> {
+    let wrong = "expected an origin as browsers write it, such as https://admin.example.org or http://127.0.0.1:8080, or *";
+    let is_right = text == "*"
+        || text.split_once("://").is_some_and(|(scheme, rest)| {
+            let scheme_is_right = scheme.bytes().all(|it| it.is_ascii_lowercase());
+            let allowed =
+                |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"-._:[]".contains(&it);
+            !scheme.is_empty() && scheme_is_right && !rest.is_empty() && rest.bytes().all(allowed)
+        });
+    if is_right {
+        Ok(text.to_owned())
+    } else {
+        Err(wrong.to_owned())
+    }
 }
 
 const KIB: u64 = 1 << 10;
@@ -231,7 +244,6 @@ mod tests {
             line.starts_with("invalid value 'http' for '--port <PORT>'"),
             "{line}"
         );
-        assert!(line.ends_with("(try --help)"), "{line}");
         assert!(!line.contains('\n'));
     }
 

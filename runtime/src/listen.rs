@@ -145,6 +145,15 @@ impl Listener {
         }
     }
 
+    /// True if other machines can connect, which they can't on loopback or over a unix socket.
+    #[must_use]
+    pub fn is_open_to_others(&self) -> bool {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.local_addr().is_ok_and(|it| !it.ip().is_loopback()),
+            Kind::Unix(_) => false,
+        }
+    }
+
     /// Accepts the next connection. What is written to it goes out at once (`TCP_NODELAY`), because answers are written
     /// as a whole, and waiting for more would only delay them.
     ///

@@ -9,9 +9,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// What a line of the log looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,23 +23,53 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged, and how.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct LogSettings {
+    /// Text for people, json for machines
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// How much is logged: a level, and levels of parts, such as info,connector::session=debug. Without it RUST_LOG counts, which is
+    /// written in the same way
+    #[arg(long, value_parser = filter, value_name = "FILTER")]
+    pub log_filter: Option<String>,
+}
+
+/// The ids of these settings, for the groups of the help.
+pub const LOG: &[&str] = &["log_format", "log_filter"];
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error}; expected one such as info,connector=debug"
+        )),
+    }
+}
+
 /// What is logged unless `RUST_LOG` says otherwise. These libraries warn each time that a peer does something wrong.
 /// What matters to us comes back as an error. To see a library's warnings, name it in `RUST_LOG` (`h2=debug`).
 const DEFAULTS: &str =
     "info,h2=error,hyper=error,hyper_util=error,tonic=error,tower=error,rustls=error";
 
+/// The target of lines that say who has done what. Their lines at "info" have no limit, because a log with holes proves nothing.
+/// `RUST_LOG=info,audit=off` turns them off.
+pub const AUDIT: &str = "audit";
+
 /// The log's format and limit, once it has begun.
-static LOG: OnceLock<Log> = OnceLock::new();
+static RUNNING: OnceLock<Log> = OnceLock::new();
 
 struct Log {
     format: LogFormat,
     limit: Arc<RateLimit>,
+    filter: reload::Handle<EnvFilter, Registry>,
 }
 
 /// Begins to log. A second call changes nothing, so all tests may call it.
-pub fn init(format: LogFormat) {
-    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let filter = EnvFilter::builder().parse_lossy(directives(&asked));
+pub fn init(settings: &LogSettings) {
+    let format = settings.log_format;
+    let (filter, handle) = reload::Layer::new(settings.filter());
     let colours = format == LogFormat::Text && io::stderr().is_terminal();
     let form = match format {
         LogFormat::Text => Form::Text { colours },
@@ -53,14 +83,35 @@ pub fn init(format: LogFormat) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let limit = RateLimit::new();
+    // The filter comes first, because a handle to it knows the type of everything below it.
     let subscriber = tracing_subscriber::registry()
+        .with(filter)
         .with(lines)
-        .with(Limited(Arc::clone(&limit)))
-        .with(filter);
+        .with(Limited(Arc::clone(&limit)));
     if subscriber.try_init().is_ok() {
-        let _ = LOG.set(Log { format, limit });
+        let _ = RUNNING.set(Log {
+            format,
+            limit,
+            filter: handle,
+        });
     } else {
         tracing::debug!("logging was set up before");
+    }
+}
+
+/// Logs as much as these settings say from now on. The format stays.
+pub fn set_filter(settings: &LogSettings) {
+    let Some(log) = RUNNING.get() else { return };
+    if let Err(error) = log.filter.reload(settings.filter()) {
+        tracing::error!(%error, "the log's filter stays as it is");
+    }
+}
+
+impl LogSettings {
+    fn filter(&self) -> EnvFilter {
+        let asked = self.log_filter.clone();
+        let asked = asked.or_else(|| std::env::var(EnvFilter::DEFAULT_ENV).ok());
+        EnvFilter::builder().parse_lossy(directives(&asked.unwrap_or_default()))
     }
 }
 
@@ -76,7 +127,7 @@ fn directives(asked: &str) -> String {
 
 /// The format of the log, once it has begun.
 pub(crate) fn log_format() -> Option<LogFormat> {
-    LOG.get().map(|log| log.format)
+    RUNNING.get().map(|log| log.format)
 }
 
 /// Reports how many lines were held back until now because they came too often. To be called at the end of a process.
@@ -86,7 +137,7 @@ pub(crate) fn report_all_held_back() {
 
 /// Reports the lines that were held back in windows that are over by `now`.
 fn report_held_back(now: Instant) {
-    let Some(log) = LOG.get() else { return };
+    let Some(log) = RUNNING.get() else { return };
     for held_back in log.limit.take(now) {
         tracing::warn!(
             lines = held_back.lines,
@@ -203,7 +254,10 @@ mod tests {
 
     #[test]
     fn setting_up_logging_twice_is_harmless() {
-        init(LogFormat::Text);
-        init(LogFormat::Json);
+        init(&LogSettings::default());
+        init(&LogSettings {
+            log_format: LogFormat::Json,
+            log_filter: None,
+        });
     }
 }

@@ -3,18 +3,26 @@
 //! It runs the same services as the binaries `chat` and `connector`. The connector calls chat without a network in
 //! between.
 
+use anyhow::Context;
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
+use chat::access::AccessSettings;
+use chat::access::settings::ACCESS;
 use clap::Parser;
+use connector::access::AccessTables;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{CLIENTS, ENCRYPTION, LIMITS};
+use connector::config::{ACCESS as LOGINS, CLIENTS, ENCRYPTION, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
+use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
+use runtime::config::{Names, Part, Reloading, Settings};
+use runtime::doors::DoorSettings;
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
-    LogFormat, Readiness, Shutdown, admin, cli, descriptors, lifecycle, listen, telemetry,
+    LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
+    telemetry,
 };
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,25 +30,33 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 /// Chat and connector in one process, with everything in memory
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "standalone", version)]
 struct Config {
     /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy
     /// on the same machine it may be a unix socket: unix:/path
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::listen_address)]
+    #[arg(long, default_value = "127.0.0.1:3010", value_parser = listen::listen_address)]
     listen: ListenAddress,
 
     /// Where back ends call chat over gRPC
-    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_parser = listen::address)]
+    #[arg(long, default_value = "127.0.0.1:4001", value_parser = listen::address)]
     grpc: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001", value_parser = listen::address)]
+    #[arg(long, default_value = "127.0.0.1:9001", value_parser = listen::address)]
     admin: SocketAddr,
 
-    /// Text for people, json for machines
-    #[arg(long, env = "STANDALONE_LOG_FORMAT", value_enum, default_value_t)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogSettings,
+
+    #[command(flatten)]
+    access: AccessSettings,
+
+    #[command(flatten)]
+    doors: DoorSettings,
+
+    #[command(flatten)]
+    admin_access: AdminSettings,
 
     #[command(flatten)]
     clients: ClientSettings,
@@ -55,29 +71,88 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] =
-        &[CLIENTS, ENCRYPTION, LIMITS];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        CLIENTS,
+        ENCRYPTION,
+        LOGINS,
+        LIMITS,
+        RATES,
+        ACCESS,
+        ("Process", &["log_filter"]),
+    ];
+}
+
+/// The tables of the file that no flag can express.
+#[derive(Default, serde::Deserialize)]
+struct Tables {
+    #[serde(default)]
+    connector: AccessTables,
+}
+
+impl Settings for Config {
+    const NAMES: Names = Names {
+        prefix: "STANDALONE",
+        parts: &[Part {
+            prefix: "CONNECTOR",
+            table: "connector",
+            ids: &[
+                CLIENTS.1,
+                ENCRYPTION.1,
+                LOGINS.1,
+                LIMITS.1,
+                RATES.1,
+                &["login_policy", "channel"],
+            ],
+        }],
+    };
+    const RELOADED: &'static [&'static str] = connector::config::RELOADED;
+    type Tables = Tables;
+    const TABLES: &'static [&'static str] = &["connector.auth.issuer", "connector.channel"];
+    const EXAMPLE: &'static str = "\n# [[connector.auth.issuer]] and [[connector.channel]] are those of connector.toml: see docs/access.md\n";
+
+    fn take(&mut self, tables: Tables) {
+        self.clients.auth.take(tables.connector);
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.doors.check(&self.access.door("--grpc", self.grpc))?;
+        self.doors.check(&self.clients.door(&self.listen))?;
+        self.clients.check()
+    }
+}
+
+impl AsRef<ClientSettings> for Config {
+    fn as_ref(&self) -> &ClientSettings {
+        &self.clients
+    }
 }
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.clients.check() {
-        return cli::refuse::<Config>(reason);
-    }
-    telemetry::init(config.log_format);
-    lifecycle::run("standalone", 1, |shutdown| run(config, shutdown))
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
+    lifecycle::run("standalone", 1, async |shutdown| {
+        let (latest, _reloads) = source.follow(config.clone());
+        run(config, latest, shutdown).await
+    })
 }
 
-async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let access = config.access.open().context("--api-tokens-file")?;
     let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
     let (clients, grpc) = (listener.local_address()?, grpc_listener.local_addr()?);
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
+    config.doors.report(&config.access.door("--grpc", grpc));
+    config.doors.report(&config.clients.door(&clients));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // A reader of JSON logs must get nothing but JSON.
-    if config.log_format == LogFormat::Text {
+    if config.log.log_format == LogFormat::Text {
         eprintln!("{}", try_next(&clients, grpc));
     }
 
@@ -96,6 +171,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         message: config.clients.message_limit as usize,
         // Most descriptors are for clients.
         connections: (descriptors::limit_now() / 20).clamp(16, 1_000),
+        access,
         ..chat::Limits::default()
     };
     let service = chat::service(
@@ -134,6 +210,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        config.admin_access,
         readiness.clone(),
         shutdown.clone(),
     ));
@@ -148,7 +225,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     );
     let grpc = tokio::spawn(grpc);
 
-    connector.serve(listener, readiness, shutdown).await;
+    connector.serve(listener, readiness, latest, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

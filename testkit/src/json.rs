@@ -73,8 +73,20 @@ impl Client {
     /// # Panics
     /// If it can't connect.
     pub async fn connect_on(address: SocketAddr, terms: Terms) -> Self {
+        Self::dial(address, "/ws", terms).await
+    }
+
+    /// Connects at this path, which may have a query: `/ws?token=…`.
+    ///
+    /// # Panics
+    /// If it can't connect.
+    pub async fn connect_at(address: SocketAddr, path: &str) -> Self {
+        Self::dial(address, path, Terms::default()).await
+    }
+
+    async fn dial(address: SocketAddr, path: &str, terms: Terms) -> Self {
         Self {
-            link: Link::dial(address, "/ws", terms).await,
+            link: Link::dial(address, path, terms).await,
             last_id: AtomicU64::new(0),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::SOON;
 use crate::pace::timeout;
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,18 +39,41 @@ impl Http {
     /// # Errors
     /// The error of the socket; `UnexpectedEof` at its end.
     pub async fn answer(&mut self) -> io::Result<(u16, String)> {
+        let (status, _, body) = self.answer_with_head().await?;
+        Ok((status, body))
+    }
+
+    /// The same, with the head between them.
+    ///
+    /// # Errors
+    /// Like [`answer`](Self::answer).
+    pub async fn answer_with_head(&mut self) -> io::Result<(u16, String, String)> {
         loop {
             if let Some((status, head, length)) = head(&self.buffer)
                 && self.buffer.len() >= head + length
             {
-                self.buffer.advance(head);
-                let body = self.buffer.split_to(length);
-                return Ok((status, String::from_utf8_lossy(&body).into_owned()));
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let head = text(&self.buffer.split_to(head));
+                return Ok((status, head, text(&self.buffer.split_to(length))));
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// Reads until these bytes have come.
+    ///
+    /// # Errors
+    /// The error of the socket; `UnexpectedEof` at its end.
+    pub async fn until(&mut self, expected: &[u8]) -> io::Result<()> {
+        let is_there = |bytes: &[u8]| bytes.windows(expected.len()).any(|it| it == expected);
+        while !is_there(&self.buffer) {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 
     /// Sends a request and reads the answer.

@@ -153,6 +153,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Asks it and the processes that it has started to end, with SIGTERM.
     pub fn terminate_group(&self) {
         if self.exited.is_none() {

@@ -111,6 +111,11 @@ impl Service {
         self.process.limit_descriptors(limit)
     }
 
+    /// Asks it to read its settings again.
+    pub fn hang_up(&self) {
+        self.process.hang_up();
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
         self.process.terminate();

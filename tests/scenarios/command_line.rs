@@ -41,6 +41,38 @@ async fn a_bad_flag_gives_one_line_and_a_failure() {
     }
 }
 
+/// Otherwise everybody would be locked out, or, worse, let in.
+#[tokio::test]
+async fn settings_of_access_that_cannot_be_used_give_one_line_and_a_failure() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let path = directory.path().join("access.toml");
+    let file = path.to_str().expect("a path");
+    for (text, mode, words) in [
+        ("", "jwt", "there is no [[auth.issuer]]"),
+        (
+            "[[channel]]\nmatch = 'a'\njoin = 'hook'",
+            "open",
+            "is not supported by this version",
+        ),
+        (
+            "\n[[channels]]\nmatch = 'a'",
+            "open",
+            "channels is no setting: did you mean",
+        ),
+    ] {
+        for (binary, table) in [("connector", ""), ("standalone", "connector.")] {
+            let text = text.replace("[[", &format!("[[{table}"));
+            std::fs::write(&path, text).expect("written");
+            let flags = ["--auth-mode", mode, "--config", file];
+            let (status, lines) = run(binary, &flags).await;
+            assert_eq!(status.code(), Some(64), "{binary} {words}");
+            assert_eq!(lines.len(), 1, "{binary}: {lines:#?}");
+            assert!(lines[0].contains(words), "{binary}: {lines:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_invalid_redis_url_gives_one_line_and_a_failure() {
     let _permit = Permit::shared().await;

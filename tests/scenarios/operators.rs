@@ -312,7 +312,7 @@ async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
             &["--redis", "redis://:secret@h:x"],
             &["--redis", "redis://127"],
         ),
-        ("chat", &["redis://:secret@h"], &["unexpected argument"]),
+        ("chat", &["redis://:secret@h"], &["unrecognized subcommand"]),
         (
             "chat",
             &["--ack-replicas", "2"],

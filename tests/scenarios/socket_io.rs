@@ -365,7 +365,8 @@ async fn the_newer_version_is_sent_heartbeats_and_the_older_sends_them() {
 
 #[tokio::test]
 async fn a_request_that_is_not_engine_io_is_refused_with_a_code() {
-    let system = Plan::of(1, 1).start().await;
+    let flags = ["--allowed-origins", "https://example.org"];
+    let system = Plan::of(1, 1).connector_flags(&flags).start().await;
     let address = system.connectors[0].address();
     for (method, query, code) in [
         ("GET", "", 0),
@@ -386,7 +387,7 @@ async fn a_request_that_is_not_engine_io_is_refused_with_a_code() {
     let other = client.path.replace("EIO=4", "EIO=3");
     assert_eq!(http(address, "GET", &other, "", "").await.status, 400);
 
-    // Pages of other origins may ask.
+    // Pages of an allowed origin may ask.
     let origin = "Origin: https://example.org\r\n";
     let answer = http(address, "GET", &client.path, origin, "");
     let (answer, ()) = tokio::join!(answer, client.say("40"));

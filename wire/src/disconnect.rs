@@ -52,6 +52,13 @@ pub enum Disconnect {
     /// new session could. Reconnect and resume.
     #[error("moved")]
     Moved,
+    /// The token of the session has expired, and was not refreshed in time. The client must get a new one before it
+    /// connects again: the old one would be refused.
+    #[error("token expired")]
+    TokenExpired,
+    /// The client went on with requests although it was told that there were too many. Reconnect.
+    #[error("too many requests")]
+    TooFast,
     /// A back end has asked for it. A [`Notice`] may say it in the back end's own words.
     #[error("a back end has asked for it")]
     ByBackEnd {
@@ -131,7 +138,7 @@ impl Disconnect {
     pub const CLOSED: Self = Self::ByClient(Error::Closed);
 
     /// All reasons, once each.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::CLOSED,
         Self::Shutdown,
         Self::Slow,
@@ -145,6 +152,8 @@ impl Disconnect {
         Self::Replaced,
         Self::Displaced,
         Self::Moved,
+        Self::TokenExpired,
+        Self::TooFast,
         Self::ByBackEnd { reconnect: false },
         Self::ByBackEnd { reconnect: true },
         Self::ByClient(Error::Malformed),
@@ -172,6 +181,8 @@ impl Disconnect {
             Self::Replaced => "replaced",
             Self::Displaced => "displaced",
             Self::Moved => "moved",
+            Self::TokenExpired => "token_expired",
+            Self::TooFast => "too_fast",
             Self::ByBackEnd { reconnect: false } => "disconnected",
             Self::ByBackEnd { reconnect: true } => "reconnect_requested",
         }
@@ -224,6 +235,8 @@ impl Disconnect {
                 told(Some("disconnected"), 4015, "disconnected")
             }
             Self::ByBackEnd { reconnect: true } => reconnect(1001, 4016, "reconnect requested"),
+            Self::TokenExpired => told(Some("token expired"), 4017, "token expired"),
+            Self::TooFast => reconnect(1001, 4018, "too many requests"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
         }

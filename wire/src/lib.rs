@@ -5,6 +5,7 @@
 //! is encoded consists of whole messages of the format's [`Carrier`], ready for the socket.
 
 pub mod engine_io;
+pub mod proxy;
 pub mod websocket;
 
 mod dictionary;

@@ -65,6 +65,12 @@ pub enum Reason {
     UnknownOutcome,
     /// The operator's own handler for the route has failed, or its answer cannot be passed on. The request may have taken effect.
     HandlerFailed,
+    /// The client has shown no token, or one that is not accepted.
+    TokenInvalid,
+    /// The token that the client has shown has expired.
+    TokenExpired,
+    /// The rules of the channel do not allow it.
+    NotAllowed,
 }
 
 /// What clients are told for a reason.
@@ -80,7 +86,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -102,6 +108,9 @@ impl Reason {
         Self::Unavailable,
         Self::UnknownOutcome,
         Self::HandlerFailed,
+        Self::TokenInvalid,
+        Self::TokenExpired,
+        Self::NotAllowed,
     ];
 
     /// Its name, as clients read it.
@@ -271,6 +280,24 @@ impl Reason {
                 500,
                 "The handler of this route has failed. It may have done a part of this. The operator's log says why.",
                 Some(FAILED),
+            ),
+            Self::TokenInvalid => last(
+                "TOKEN_INVALID",
+                401,
+                "This needs a valid token. Get a new one from the service that gives them out.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::TokenExpired => last(
+                "TOKEN_EXPIRED",
+                401,
+                "The token has expired. Get a new one from the service that gives them out.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::NotAllowed => last(
+                "NOT_ALLOWED",
+                403,
+                "You may not do this in this channel.",
+                Some(r#"{"code":403}"#),
             ),
         }
     }

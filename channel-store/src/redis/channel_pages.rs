@@ -54,6 +54,14 @@ pub(super) async fn channels_page(
         Some(token) => Start::parse(token).ok_or(StoreError::BadPageToken)?,
         None => Start::default(),
     };
+    // A token is only a text, and a place before the prefix would show names that do not begin with it.
+    if start
+        .after
+        .as_ref()
+        .is_some_and(|it| !it.starts_with(prefix))
+    {
+        return Err(StoreError::BadPageToken);
+    }
     let (mut found, mut ended) = (Vec::new(), Vec::new());
     let mut parts_at_once = 1;
     for _ in 0..STEPS {

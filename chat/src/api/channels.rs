@@ -1,6 +1,7 @@
 //! Which channels there are, and what is known of them.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
+use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
@@ -17,15 +18,16 @@ const COUNTED: usize = 1_000;
 
 pub(super) async fn count_members(
     calls: &Calls,
+    permit: &Permit,
     request: CountMembersRequest,
 ) -> Result<CountMembersResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     if !(1..=COUNTED).contains(&request.channels.len()) {
         let error = format!("must be 1 to {COUNTED} names");
         return Err(Error::invalid("channels", error));
     }
     let names = request.channels.into_iter();
-    let names = names.map_while(|name| wrong.check("channels", ChannelName::new(name)));
+    let names = names.map_while(|name| wrong.channel("channels", name));
     let channels: Vec<_> = names.collect();
     if !wrong.is_empty() {
         return Err(wrong.into());
@@ -43,10 +45,11 @@ pub(super) async fn count_members(
 
 pub(super) async fn get(
     calls: &Calls,
+    permit: &Permit,
     request: GetChannelRequest,
 ) -> Result<GetChannelResponse, Error> {
-    let mut wrong = Violations::default();
-    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let mut wrong = Violations::of(permit);
+    let channel = wrong.channel("channel", request.channel);
     let channel = channel.ok_or(wrong)?;
     let summaries = calls
         .store
@@ -61,9 +64,10 @@ pub(super) async fn get(
 
 pub(super) async fn list(
     calls: &Calls,
+    permit: &Permit,
     request: ListChannelsRequest,
 ) -> Result<ListChannelsResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let arguments = Arguments::of(&[b"ListChannels", request.prefix.as_bytes()]);
     // A text that no name may contain is not the beginning of a name either.
     let prefix = wrong.optional("prefix", request.prefix, |prefix| {
@@ -77,6 +81,8 @@ pub(super) async fn list(
         return Err(wrong.into());
     };
     let prefix = prefix.as_ref().map_or("", ChannelName::as_str);
+    wrong.prefix("prefix", prefix);
+    wrong.none()?;
     let size = page_size(request.page_size);
     let page = calls.store.channels(prefix, token.as_deref(), size).await?;
     let channels = page.channels.iter();
@@ -90,10 +96,11 @@ pub(super) async fn list(
 
 pub(super) async fn delete(
     calls: &Calls,
+    permit: &Permit,
     request: DeleteChannelRequest,
 ) -> Result<DeleteChannelResponse, Error> {
-    let mut wrong = Violations::default();
-    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let mut wrong = Violations::of(permit);
+    let channel = wrong.channel("channel", request.channel);
     let key = wrong.optional("idempotency_key", request.idempotency_key, |text| {
         IdempotencyKey::new(text).map_err(|error| error.to_string())
     });

@@ -2,6 +2,7 @@
 //! ever holds much at once.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
+use crate::access::Permit;
 use crate::calls::fields::{EPOCH_BYTES, Violations};
 use crate::calls::{Calls, shown};
 use crate::error::Error;
@@ -27,17 +28,19 @@ const STRUCT_PAGE_BYTES: usize = 256 * 1024;
 
 pub(super) async fn read(
     calls: &Calls,
+    permit: &Permit,
     request: v1::HistoryRequest,
 ) -> Result<v1::HistoryResponse, Error> {
-    page(&*calls.store, check(request)?).await
+    page(&*calls.store, check(permit, request)?).await
 }
 
 pub(super) async fn trim(
     calls: &Calls,
+    permit: &Permit,
     request: v1::TrimHistoryRequest,
 ) -> Result<v1::TrimHistoryResponse, Error> {
-    let mut wrong = Violations::default();
-    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let mut wrong = Violations::of(permit);
+    let channel = wrong.channel("channel", request.channel);
     let upto = match request.position {
         None => wrong.check("position", Err("is required")),
         Some(v1::Position { epoch, offset }) => {
@@ -66,10 +69,10 @@ struct HistoryQuery {
     arguments: Arguments,
 }
 
-fn check(request: v1::HistoryRequest) -> Result<HistoryQuery, Error> {
-    let mut wrong = Violations::default();
+fn check(permit: &Permit, request: v1::HistoryRequest) -> Result<HistoryQuery, Error> {
+    let mut wrong = Violations::of(permit);
     let arguments = arguments(&request);
-    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let channel = wrong.channel("channel", request.channel);
     let range = range(request.newest_first, request.from);
     let range = range.or_else(|(field, error)| wrong.check(field, Err(error)).ok_or(()));
     let token = wrong.optional("page_token", request.page_token, |token| {

@@ -1,6 +1,7 @@
 //! Detached members come and go, and everybody is listed.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
+use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
@@ -16,8 +17,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long a detached membership may last.
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
-pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResponse, Error> {
-    let mut wrong = Violations::default();
+pub(super) async fn join(
+    calls: &Calls,
+    permit: &Permit,
+    request: JoinRequest,
+) -> Result<JoinResponse, Error> {
+    let mut wrong = Violations::of(permit);
     let member = member(
         &mut wrong,
         request.channel,
@@ -56,8 +61,12 @@ fn read_ttl(ttl: &prost_types::Duration) -> Result<Duration, &'static str> {
     ttl.ok_or("must be a duration from one second to 24 hours")
 }
 
-pub(super) async fn leave(calls: &Calls, request: LeaveRequest) -> Result<LeaveResponse, Error> {
-    let mut wrong = Violations::default();
+pub(super) async fn leave(
+    calls: &Calls,
+    permit: &Permit,
+    request: LeaveRequest,
+) -> Result<LeaveResponse, Error> {
+    let mut wrong = Violations::of(permit);
     let member = member(
         &mut wrong,
         request.channel,
@@ -81,18 +90,19 @@ fn member(
     user: String,
     is_number: bool,
 ) -> Option<(ChannelName, User)> {
-    let channel = wrong.check("channel", ChannelName::new(channel));
+    let channel = wrong.channel("channel", channel);
     let user = wrong.user(user, is_number);
     channel.zip(user)
 }
 
 pub(super) async fn list(
     calls: &Calls,
+    permit: &Permit,
     request: ListMembersRequest,
 ) -> Result<ListMembersResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let arguments = Arguments::of(&[b"ListMembers", request.channel.as_bytes()]);
-    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let channel = wrong.channel("channel", request.channel);
     let token = wrong.optional("page_token", request.page_token, |token| {
         let token = arguments.open(&token).map(str::to_owned);
         token.ok_or_else(|| WRONG_TOKEN.to_owned())

@@ -1,12 +1,13 @@
 //! Sends: one by one, in a stream, many at once, and one to many channels.
 
-use crate::calls::fields::{Body, Message};
+use crate::access::Permit;
+use crate::calls::fields::{Body, Message, Violations};
 use crate::calls::many;
 use crate::calls::send_stream::Contract;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
 use crate::port::guard::Deadline;
-use channel_store::{ChannelName, Publish, Published};
+use channel_store::{Publish, Published};
 use proto::chat::v1::send_outcome::Outcome;
 use proto::chat::v1::{
     BatchSendRequest, BatchSendResponse, BroadcastRequest, BroadcastResponse, SendOutcome,
@@ -22,8 +23,12 @@ const BATCH_MESSAGES: usize = 100;
 /// The most channels of a `Broadcast`.
 const BROADCAST_CHANNELS: usize = 1_000;
 
-pub(super) async fn send(calls: &Calls, request: SendRequest) -> Result<SendResponse, Error> {
-    let publish = check(request, calls.message_limit())?;
+pub(super) async fn send(
+    calls: &Calls,
+    permit: &Permit,
+    request: SendRequest,
+) -> Result<SendResponse, Error> {
+    let publish = check(request, permit, calls.message_limit())?;
     Ok(sent(&calls.publish(publish).await?))
 }
 
@@ -40,8 +45,8 @@ impl Contract for Stream {
         frame.messages
     }
 
-    fn check(message: SendRequest, limit: usize) -> Result<Publish, Error> {
-        check(message, limit)
+    fn check(message: SendRequest, permit: &Permit, limit: usize) -> Result<Publish, Error> {
+        check(message, permit, limit)
     }
 
     fn sent(published: &Published) -> SendOutcome {
@@ -61,6 +66,7 @@ impl Contract for Stream {
 
 pub(super) async fn batch_send(
     calls: &Calls,
+    permit: &Permit,
     deadline: Option<Deadline>,
     request: BatchSendRequest,
 ) -> Result<BatchSendResponse, Error> {
@@ -70,7 +76,7 @@ pub(super) async fn batch_send(
     }
     let limit = calls.message_limit();
     let messages = request.messages.into_iter();
-    let messages = messages.map(|it| check(it, limit)).collect();
+    let messages = messages.map(|it| check(it, permit, limit)).collect();
     let outcomes = calls.publish_each(messages, deadline).await;
     Ok(BatchSendResponse {
         outcomes: outcomes.into_iter().map(outcome).collect(),
@@ -79,6 +85,7 @@ pub(super) async fn batch_send(
 
 pub(super) async fn broadcast(
     calls: &Calls,
+    permit: &Permit,
     deadline: Option<Deadline>,
     request: BroadcastRequest,
 ) -> Result<BroadcastResponse, Error> {
@@ -105,10 +112,11 @@ pub(super) async fn broadcast(
         ephemeral: request.ephemeral,
         ..Message::default()
     };
-    let content = message.check_content(calls.message_limit())?;
-    let publish = |channel: String| match ChannelName::new(channel) {
-        Ok(channel) => Ok(content.clone().to(channel)),
-        Err(error) => Err(Error::invalid("channels", error)),
+    let content = message.check_content(permit, calls.message_limit())?;
+    let publish = |channel: String| {
+        let mut wrong = Violations::of(permit);
+        let channel = wrong.channel("channels", channel).ok_or(wrong)?;
+        Ok(content.clone().to(channel))
     };
     let messages = channels.into_iter().map(publish).collect();
     let outcomes = calls.publish_each(messages, deadline).await;
@@ -124,7 +132,7 @@ fn outcome(outcome: many::Outcome) -> SendOutcome {
     }
 }
 
-fn check(request: SendRequest, limit: usize) -> Result<Publish, Error> {
+fn check(request: SendRequest, permit: &Permit, limit: usize) -> Result<Publish, Error> {
     let message = Message {
         user: request.user,
         user_is_number: request.user_is_number,
@@ -140,7 +148,7 @@ fn check(request: SendRequest, limit: usize) -> Result<Publish, Error> {
         require_member: request.require_member,
         ephemeral: request.ephemeral,
     };
-    message.check(request.channel, limit)
+    message.check(permit, request.channel, limit)
 }
 
 fn sent(published: &Published) -> SendResponse {

@@ -8,6 +8,7 @@ mod messages;
 pub(crate) mod pages;
 mod watch;
 
+use crate::access::Permit;
 use crate::calls::send_stream::SendStream;
 use crate::calls::{Calls, respond};
 use crate::port::connections::Caller;
@@ -26,7 +27,8 @@ impl ChatService for Api {
         &self,
         request: Request<v1::SendRequest>,
     ) -> Result<Response<v1::SendResponse>, Status> {
-        respond(messages::send(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(messages::send(&self.0, &permit, request.into_inner()).await)
     }
 
     type SendStreamStream = SendStream<messages::Stream>;
@@ -43,7 +45,8 @@ impl ChatService for Api {
         request: Request<v1::BatchSendRequest>,
     ) -> Result<Response<v1::BatchSendResponse>, Status> {
         let deadline = Deadline::of(request.extensions());
-        respond(messages::batch_send(&self.0, deadline, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(messages::batch_send(&self.0, &permit, deadline, request.into_inner()).await)
     }
 
     async fn broadcast(
@@ -51,7 +54,8 @@ impl ChatService for Api {
         request: Request<v1::BroadcastRequest>,
     ) -> Result<Response<v1::BroadcastResponse>, Status> {
         let deadline = Deadline::of(request.extensions());
-        respond(messages::broadcast(&self.0, deadline, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(messages::broadcast(&self.0, &permit, deadline, request.into_inner()).await)
     }
 
     type WatchStream = watch::Events;
@@ -61,69 +65,80 @@ impl ChatService for Api {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let caller = Caller::of(request.extensions());
-        respond(watch::begin(&self.0, caller.as_ref(), request.into_inner()))
+        let permit = Permit::of(request.extensions());
+        let request = request.into_inner();
+        respond(watch::begin(&self.0, caller.as_ref(), &permit, request))
     }
 
     async fn history(
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryResponse>, Status> {
-        respond(history::read(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(history::read(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn join(
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
-        respond(members::join(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(members::join(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn leave(
         &self,
         request: Request<v1::LeaveRequest>,
     ) -> Result<Response<v1::LeaveResponse>, Status> {
-        respond(members::leave(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(members::leave(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn list_members(
         &self,
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
-        respond(members::list(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(members::list(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn count_members(
         &self,
         request: Request<v1::CountMembersRequest>,
     ) -> Result<Response<v1::CountMembersResponse>, Status> {
-        respond(channels::count_members(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(channels::count_members(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn get_channel(
         &self,
         request: Request<v1::GetChannelRequest>,
     ) -> Result<Response<v1::GetChannelResponse>, Status> {
-        respond(channels::get(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(channels::get(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn list_channels(
         &self,
         request: Request<v1::ListChannelsRequest>,
     ) -> Result<Response<v1::ListChannelsResponse>, Status> {
-        respond(channels::list(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(channels::list(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn trim_history(
         &self,
         request: Request<v1::TrimHistoryRequest>,
     ) -> Result<Response<v1::TrimHistoryResponse>, Status> {
-        respond(history::trim(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(history::trim(&self.0, &permit, request.into_inner()).await)
     }
 
     async fn delete_channel(
         &self,
         request: Request<v1::DeleteChannelRequest>,
     ) -> Result<Response<v1::DeleteChannelResponse>, Status> {
-        respond(channels::delete(&self.0, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(channels::delete(&self.0, &permit, request.into_inner()).await)
     }
 }

@@ -1,6 +1,7 @@
 //! Watches of channels: what is asked for, and what is given.
 
 use super::history::{checked_epoch, entry, told_as};
+use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
@@ -8,6 +9,7 @@ use crate::metering;
 use crate::port::connections::Caller;
 use crate::watch::{Begin, Event, MOST, Plan};
 use channel_store::{ChannelName, Position, Route};
+use futures_util::future::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use proto::chat::v1;
 use std::collections::HashSet;
@@ -27,25 +29,36 @@ pub(super) type Events = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 pub(super) fn begin(
     calls: &Calls,
     caller: Option<&Arc<Caller>>,
+    permit: &Permit,
     request: v1::WatchRequest,
 ) -> Result<Events, Error> {
     let body_as_struct = request.body_as_struct;
-    let watcher = calls.watch(caller, check(request)?)?;
-    let events = stream::unfold(watcher, move |mut watcher| async move {
-        let event = watcher.next().await?;
+    let watcher = calls.watch(caller, check(permit, request)?)?;
+    let revoked = permit.revoked().boxed();
+    let state = Some((watcher, revoked));
+    let events = stream::unfold(state, move |state| async move {
+        let (mut watcher, mut revoked) = state?;
+        let event = tokio::select! {
+            biased;
+            () = &mut revoked => {
+                metering::refused(&Error::TokenRefused);
+                return Some((Err(Error::TokenRefused.into()), None));
+            }
+            event = watcher.next() => event?,
+        };
         let event = event.map(|event| response(event, body_as_struct));
         let event = event.map_err(|error| {
             metering::refused(&error);
             error.into()
         });
-        Some((event, watcher))
+        Some((event, Some((watcher, revoked))))
     });
     Ok(events.boxed())
 }
 
 /// Of many wrong places only the first is told.
-fn check(request: v1::WatchRequest) -> Result<Plan, Error> {
-    let mut wrong = Violations::default();
+fn check(permit: &Permit, request: v1::WatchRequest) -> Result<Plan, Error> {
+    let mut wrong = Violations::of(permit);
     let prefix = request.prefix;
     if prefix.is_none() && request.places.is_empty() {
         let error = "is required without a prefix: name the channels to watch, or set a prefix";
@@ -60,6 +73,9 @@ fn check(request: v1::WatchRequest) -> Result<Plan, Error> {
     if prefix.as_ref().is_some_and(is_long) {
         let error = format!("must have at most {PREFIX_BYTES} bytes");
         wrong.check::<(), _>("prefix", Err(error));
+    }
+    if let Some(prefix) = &prefix {
+        wrong.prefix("prefix", prefix);
     }
     let start = v1::WatchStart::try_from(request.start);
     let start = wrong.check("start", start.map_err(|_| "is not a value of WatchStart"));
@@ -106,7 +122,7 @@ fn checked(
     prefix: Option<&str>,
     otherwise: &Begin,
 ) -> Option<(ChannelName, Begin)> {
-    let name = wrong.check("places.channel", ChannelName::new(place.channel))?;
+    let name = wrong.channel("places.channel", place.channel)?;
     if prefix.is_some_and(|prefix| !name.as_str().starts_with(prefix)) {
         return wrong.check("places.channel", Err("must begin with the prefix"));
     }

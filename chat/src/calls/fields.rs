@@ -1,5 +1,6 @@
 //! The fields of requests, checked. Everything that is wrong with a request is said at once.
 
+use crate::access::Permit;
 use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
@@ -57,9 +58,14 @@ pub(crate) enum Body {
 
 impl Message {
     /// What the store takes. A body of more than `limit` bytes is refused.
-    pub(crate) fn check(self, channel: String, limit: usize) -> Result<Publish, Error> {
-        let mut wrong = Violations::default();
-        let channel = wrong.check("channel", ChannelName::new(channel));
+    pub(crate) fn check(
+        self,
+        permit: &Permit,
+        channel: String,
+        limit: usize,
+    ) -> Result<Publish, Error> {
+        let mut wrong = Violations::of(permit);
+        let channel = wrong.channel("channel", channel);
         let content = self.check_all(&mut wrong, limit);
         match (channel, content) {
             (Some(channel), Some(content)) => Ok(content.to(channel)),
@@ -68,8 +74,8 @@ impl Message {
     }
 
     /// The same without a channel.
-    pub(crate) fn check_content(self, limit: usize) -> Result<Content, Error> {
-        let mut wrong = Violations::default();
+    pub(crate) fn check_content(self, permit: &Permit, limit: usize) -> Result<Content, Error> {
+        let mut wrong = Violations::of(permit);
         let content = self.check_all(&mut wrong, limit);
         content.ok_or_else(|| wrong.into())
     }
@@ -139,19 +145,54 @@ pub(crate) fn session_id(text: String) -> Result<SessionId, String> {
     SessionId::new(text).map_err(|error| error.to_string())
 }
 
-/// The violations found so far. A check that answers `None` has left one here.
+/// What was found wrong so far. A check that answers `None` has left it here.
 #[derive(Default)]
-pub(crate) struct Violations(Vec<Violation>);
+pub(crate) struct Violations {
+    wrong: Vec<Violation>,
+    /// What the caller may name.
+    permit: Permit,
+    /// The first field that names a channel that the caller may not name. The whole request is refused for it, and no other
+    /// field is told.
+    forbidden: Option<&'static str>,
+}
 
 impl From<Violations> for Error {
     fn from(wrong: Violations) -> Self {
-        Self::Invalid(wrong.0)
+        match wrong.forbidden {
+            Some(field) => Self::ChannelNotAllowed { field: Some(field) },
+            None => Self::Invalid(wrong.wrong),
+        }
     }
 }
 
 impl Violations {
+    /// Nothing is wrong yet with the request of a caller who may do this.
+    pub(crate) fn of(permit: &Permit) -> Self {
+        Self {
+            permit: permit.clone(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.wrong.is_empty() && self.forbidden.is_none()
+    }
+
+    /// A channel that the request names. Every one must pass here, or a token for some channels would be one for all.
+    pub(crate) fn channel(&mut self, field: &'static str, text: String) -> Option<ChannelName> {
+        let channel = self.check(field, ChannelName::new(text))?;
+        if self.permit.allows(&channel) {
+            return Some(channel);
+        }
+        self.forbidden.get_or_insert(field);
+        None
+    }
+
+    /// The beginning of names that the request gives in place of a channel.
+    pub(crate) fn prefix(&mut self, field: &'static str, prefix: &str) {
+        if !self.permit.allows_prefix(prefix) {
+            self.forbidden.get_or_insert(field);
+        }
     }
 
     pub(crate) fn check<T, E: Display>(
@@ -162,7 +203,7 @@ impl Violations {
         checked
             .map_err(|error| {
                 let (field, description) = (field.into(), error.to_string());
-                self.0.push(Violation { field, description });
+                self.wrong.push(Violation { field, description });
             })
             .ok()
     }
@@ -170,7 +211,7 @@ impl Violations {
     /// # Errors
     /// What was found wrong so far.
     pub(crate) fn none(self) -> Result<(), Error> {
-        if self.0.is_empty() {
+        if self.is_empty() {
             Ok(())
         } else {
             Err(self.into())
@@ -196,6 +237,7 @@ impl Violations {
             return self.check("user", Err(error));
         }
         let id = self.check("user", UserId::new(text))?;
+        self.permit.note_user(&id);
         Some(User { id, is_number })
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod fields;
 pub(crate) mod many;
 pub(crate) mod send_stream;
 
+use crate::access::Permit;
 use crate::cleanup::Cleanup;
 use crate::config::Limits;
 use crate::error::Error;
@@ -98,6 +99,7 @@ impl Calls {
         let place = self
             .streams
             .enter(caller.as_ref().unwrap_or(&self.in_process))?;
+        let permit = Permit::of(request.extensions());
         let requests = request.into_inner();
         let publisher = self.store.publisher()?;
         Ok(SendStream::new(
@@ -105,6 +107,7 @@ impl Calls {
             publisher,
             self.limits.clone(),
             self.shutdown.clone(),
+            permit,
             place,
         ))
     }

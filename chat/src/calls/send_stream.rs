@@ -11,6 +11,7 @@
 //! and also after the answer that the store is full, because that answer may get lost. No later message is answered then.
 //! The caller sends again what is unanswered, with the same keys.
 
+use crate::access::Permit;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
@@ -49,7 +50,7 @@ pub(crate) trait Contract: 'static {
 
     fn messages(frame: Self::Request) -> Vec<Self::Message>;
     /// A body of more than `limit` bytes is refused.
-    fn check(message: Self::Message, limit: usize) -> Result<Publish, Error>;
+    fn check(message: Self::Message, permit: &Permit, limit: usize) -> Result<Publish, Error>;
     fn sent(published: &Published) -> Self::Outcome;
     fn refused(status: pb::Status) -> Self::Outcome;
     fn response(outcomes: Vec<Self::Outcome>) -> Self::Response;
@@ -61,6 +62,9 @@ pub(crate) struct SendStream<C: Contract> {
     publisher: Arc<dyn Publisher>,
     limits: Limits,
     shutdown: BoxFuture<'static, ()>,
+    permit: Permit,
+    /// Ready once the caller's token is not valid any more.
+    revoked: BoxFuture<'static, ()>,
     /// Read, and in no batch yet.
     waiting: VecDeque<C::Message>,
     /// Checked, and in no batch yet because its channel has an unanswered call.
@@ -130,6 +134,7 @@ impl<C: Contract> SendStream<C> {
         publisher: Arc<dyn Publisher>,
         limits: Limits,
         shutdown: Shutdown,
+        permit: Permit,
         place: Place,
     ) -> Self {
         Self {
@@ -137,6 +142,8 @@ impl<C: Contract> SendStream<C> {
             publisher,
             limits,
             shutdown: async move { shutdown.requested().await }.boxed(),
+            revoked: permit.revoked().boxed(),
+            permit,
             waiting: VecDeque::new(),
             next: None,
             in_flight: VecDeque::new(),
@@ -174,7 +181,7 @@ impl<C: Contract> SendStream<C> {
             let checked = if let Some(checked) = self.next.take() {
                 checked
             } else if let Some(message) = self.waiting.pop_front() {
-                C::check(message, self.limits.message)
+                C::check(message, &self.permit, self.limits.message)
             } else if self.read_frame(cx) {
                 continue;
             } else {
@@ -227,6 +234,15 @@ impl<C: Contract> SendStream<C> {
         }
     }
 
+    /// Nothing more is published once the caller's token is not valid any more. What is with the store is still answered.
+    fn end_if_revoked(&mut self, cx: &mut Context<'_>) {
+        if self.end.is_none() && self.revoked.poll_unpin(cx).is_ready() {
+            self.waiting.clear();
+            self.next = None;
+            self.end = Some(Err(fail(Error::TokenRefused)));
+        }
+    }
+
     /// What became of the oldest batch, once that is known.
     fn next_answered(&mut self, cx: &mut Context<'_>) -> Option<Answered<C::Outcome>> {
         // All of them are polled, oldest first: a batch takes its place in the order with its first poll.
@@ -248,6 +264,7 @@ impl<C: Contract> Stream for SendStream<C> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        this.end_if_revoked(cx);
         this.publish_what_is_ready(cx);
         if let Some(Answered { outcomes, broken }) = this.next_answered(cx) {
             if let Some(error) = broken {

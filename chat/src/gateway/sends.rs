@@ -1,5 +1,6 @@
 //! What sessions send, in a stream.
 
+use crate::access::Permit;
 use crate::calls::fields::{self, Body};
 use crate::calls::send_stream::Contract;
 use crate::calls::shown;
@@ -22,7 +23,7 @@ impl Contract for Stream {
         frame.messages
     }
 
-    fn check(message: SessionMessage, limit: usize) -> Result<Publish, Error> {
+    fn check(message: SessionMessage, permit: &Permit, limit: usize) -> Result<Publish, Error> {
         let SessionMessage { channel, .. } = message;
         let message = fields::Message {
             user: message.user,
@@ -34,7 +35,7 @@ impl Contract for Stream {
             ephemeral: message.ephemeral,
             ..fields::Message::default()
         };
-        message.check(channel, limit)
+        message.check(permit, channel, limit)
     }
 
     fn sent(published: &Published) -> SendOutcome {

@@ -169,7 +169,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (method, code) = (self.method, name(self.code));
+        let (method, code) = (self.method, code_name(self.code));
         let took = self.began.elapsed();
         counter!(CALLS, "method" => method, "code" => code).increment(1);
         gauge!(IN_FLIGHT, "method" => method).decrement(1.0);
@@ -179,7 +179,7 @@ impl Drop for Call {
 }
 
 /// The code as gRPC spells it.
-fn name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -3,6 +3,7 @@
 use super::connectors::{Asked, Connectors, name_of};
 use super::fields::{MOST, sessions, some_users};
 use super::search::{Search, Wanted};
+use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::error::Error;
 use channel_store::{SessionId, UserId};
@@ -20,9 +21,10 @@ const CODES: RangeInclusive<u32> = 4100..=4999;
 
 pub(super) async fn disconnect(
     connectors: &Connectors,
+    permit: &Permit,
     request: DisconnectRequest,
 ) -> Result<DisconnectResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let wanted = wanted(&mut wrong, &request);
     let except = sessions(&mut wrong, "except_sessions", &request.except_sessions);
     let reason = wrong.check("reason", reason(request.reason));
@@ -35,6 +37,7 @@ pub(super) async fn disconnect(
     else {
         return Err(wrong.into());
     };
+    wanted.keys().for_each(|user| permit.note_user(user));
     let mut search = Search::new(connectors, wanted);
     for session in except {
         search.has_seen(session);

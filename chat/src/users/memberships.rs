@@ -4,6 +4,7 @@
 
 use super::connectors::{Asked, Connectors, name_of};
 use super::search::{Search, Targets, Wanted};
+use crate::access::Permit;
 use crate::calls::fields::{Violations, session_id};
 use crate::error::Error;
 use crate::metering;
@@ -21,9 +22,10 @@ use tonic_types::pb;
 
 pub(super) async fn add(
     connectors: &Connectors,
+    permit: &Permit,
     request: AddToChannelRequest,
 ) -> Result<AddToChannelResponse, Error> {
-    let (channel, wanted) = checked(request.channel, request.user, request.session)?;
+    let (channel, wanted) = checked(permit, request.channel, request.user, request.session)?;
     let mut search = Search::new(connectors, wanted);
     let mut outcomes = Vec::new();
     while let Some(targets) = search.next().await? {
@@ -68,9 +70,10 @@ pub(super) async fn add(
 
 pub(super) async fn remove(
     connectors: &Connectors,
+    permit: &Permit,
     request: RemoveFromChannelRequest,
 ) -> Result<RemoveFromChannelResponse, Error> {
-    let (channel, wanted) = checked(request.channel, request.user, request.session)?;
+    let (channel, wanted) = checked(permit, request.channel, request.user, request.session)?;
     let mut search = Search::with_lingering(connectors, wanted);
     let mut outcomes = Vec::new();
     while let Some(targets) = search.next().await? {
@@ -108,17 +111,19 @@ pub(super) async fn remove(
 
 /// The channel, and whose sessions are meant.
 fn checked(
+    permit: &Permit,
     channel: String,
     user: String,
     session: String,
 ) -> Result<(ChannelName, BTreeMap<UserId, Wanted>), Error> {
-    let mut wrong = Violations::default();
-    let channel = wrong.check("channel", ChannelName::new(channel));
+    let mut wrong = Violations::of(permit);
+    let channel = wrong.channel("channel", channel);
     let user = wrong.check("user", UserId::new(user));
     let session = wrong.optional("session", session, session_id);
     let (Some(channel), Some(user), Some(session)) = (channel, user, session) else {
         return Err(wrong.into());
     };
+    permit.note_user(&user);
     let wanted = session.map_or(Wanted::All, |it| Wanted::Some(BTreeSet::from([it])));
     Ok((channel, BTreeMap::from([(user, wanted)])))
 }

@@ -15,6 +15,7 @@ mod sessions;
 
 pub use connectors::Connectors;
 
+use crate::access::Permit;
 use crate::calls::respond;
 use proto::chat::v1;
 use proto::chat::v1::node_service_server::NodeService;
@@ -35,14 +36,16 @@ impl UserService for Users {
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
-        respond(sessions::list(&self.connectors, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(sessions::list(&self.connectors, &permit, request.into_inner()).await)
     }
 
     async fn batch_get_presence(
         &self,
         request: Request<v1::BatchGetPresenceRequest>,
     ) -> Result<Response<v1::BatchGetPresenceResponse>, Status> {
-        respond(presence::presence(&self.connectors, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(presence::presence(&self.connectors, &permit, request.into_inner()).await)
     }
 
     async fn push_to_users(
@@ -50,28 +53,32 @@ impl UserService for Users {
         request: Request<v1::PushToUsersRequest>,
     ) -> Result<Response<v1::PushToUsersResponse>, Status> {
         let limit = self.message_limit;
-        respond(push::push(&self.connectors, request.into_inner(), limit).await)
+        let permit = Permit::of(request.extensions());
+        respond(push::push(&self.connectors, &permit, request.into_inner(), limit).await)
     }
 
     async fn add_to_channel(
         &self,
         request: Request<v1::AddToChannelRequest>,
     ) -> Result<Response<v1::AddToChannelResponse>, Status> {
-        respond(memberships::add(&self.connectors, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(memberships::add(&self.connectors, &permit, request.into_inner()).await)
     }
 
     async fn remove_from_channel(
         &self,
         request: Request<v1::RemoveFromChannelRequest>,
     ) -> Result<Response<v1::RemoveFromChannelResponse>, Status> {
-        respond(memberships::remove(&self.connectors, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(memberships::remove(&self.connectors, &permit, request.into_inner()).await)
     }
 
     async fn disconnect(
         &self,
         request: Request<v1::DisconnectRequest>,
     ) -> Result<Response<v1::DisconnectResponse>, Status> {
-        respond(disconnect::disconnect(&self.connectors, request.into_inner()).await)
+        let permit = Permit::of(request.extensions());
+        respond(disconnect::disconnect(&self.connectors, &permit, request.into_inner()).await)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::connectors::Connectors;
 use super::fields::users;
+use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::error::Error;
 use channel_store::EntryState;
@@ -9,9 +10,10 @@ use proto::chat::v1::{BatchGetPresenceRequest, BatchGetPresenceResponse, Presenc
 
 pub(super) async fn presence(
     connectors: &Connectors,
+    permit: &Permit,
     request: BatchGetPresenceRequest,
 ) -> Result<BatchGetPresenceResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let Some(users) = users(&mut wrong, &request.users) else {
         return Err(wrong.into());
     };

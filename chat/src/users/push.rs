@@ -3,6 +3,7 @@
 use super::connectors::{Asked, Connectors};
 use super::fields::users;
 use super::search::{Search, Wanted};
+use crate::access::Permit;
 use crate::calls::fields::{Body, Violations};
 use crate::error::Error;
 use channel_store::SessionId;
@@ -15,10 +16,11 @@ use std::collections::{HashMap, HashSet};
 
 pub(super) async fn push(
     connectors: &Connectors,
+    permit: &Permit,
     request: PushToUsersRequest,
     limit: usize,
 ) -> Result<PushToUsersResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let users = users(&mut wrong, &request.users);
     let route = wrong.route(request.route);
     let body = request.content.map(|content| match content {
@@ -29,6 +31,7 @@ pub(super) async fn push(
     let (Some(users), Some(route), Some(body_json)) = (users, route, body) else {
         return Err(wrong.into());
     };
+    users.iter().for_each(|user| permit.note_user(user));
     let wanted = users.iter().map(|user| (user.clone(), Wanted::All));
     let mut search = Search::new(connectors, wanted.collect());
     let mut reached: HashMap<String, HashSet<String>> = HashMap::new();

@@ -4,6 +4,7 @@
 //! and the last session of a page is all that the next page needs to know.
 
 use super::connectors::{Asked, Connectors, name_of, names};
+use crate::access::Permit;
 use crate::api::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::Violations;
 use crate::error::Error;
@@ -33,9 +34,10 @@ type Place = (String, String);
 
 pub(super) async fn list(
     connectors: &Connectors,
+    permit: &Permit,
     request: ListSessionsRequest,
 ) -> Result<ListSessionsResponse, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::of(permit);
     let (kind, name) = match &request.of {
         Some(Of::User(name)) => (&b"user"[..], name),
         Some(Of::Channel(name)) => (&b"channel"[..], name),
@@ -45,12 +47,19 @@ pub(super) async fn list(
             return Err(Error::invalid("of", error));
         }
     };
+    // Sessions of a user or a connector may be in any channel.
+    let field = match &request.of {
+        Some(Of::User(_)) => Some("user"),
+        Some(Of::Connector(_)) => Some("connector"),
+        Some(Of::Channel(_)) | None => None,
+    };
+    if field.is_some() && !permit.is_for_all_channels() {
+        return Err(Error::ChannelNotAllowed { field });
+    }
     let arguments = Arguments::of(&[b"ListSessions", kind, name.as_bytes()]);
     let which = match request.of {
         Some(Of::User(name)) => wrong.check("user", UserId::new(name)).map(Which::User),
-        Some(Of::Channel(name)) => wrong
-            .check("channel", ChannelName::new(name))
-            .map(Which::Channel),
+        Some(Of::Channel(name)) => wrong.channel("channel", name).map(Which::Channel),
         Some(Of::Connector(name)) => wrong
             .check("connector", Incarnation::new(name))
             .map(Which::Connector),
@@ -87,7 +96,11 @@ pub(super) async fn list(
             Asked::Answered(_) | Asked::Unanswered => drop(unanswered.insert(incarnation)),
         }
     }
-    let (sessions, next) = merged.page(size);
+    let (mut sessions, next) = merged.page(size);
+    // A session of an allowed channel may be in others, too.
+    for session in &mut sessions {
+        session.channels.retain(|channel| permit.shows(channel));
+    }
     let seal = |(user, session): Place| arguments.seal(&format!("{user}{BETWEEN}{session}"));
     Ok(ListSessionsResponse {
         sessions,

@@ -1,6 +1,6 @@
 //! Which pages' scripts may call: those of the origins that the operator allows, and no others.
 //!
-//! Chat does not check who calls. So a page that somebody opens on a machine that reaches chat must not be able to speak to it
+//! Chat may let everybody call. So a page that somebody opens on a machine that reaches chat must not be able to speak to it
 //! through the browser. Browsers name the page's origin in such requests, and programs do not. Browsers do not name it in a GET to
 //! the host that the page itself came from, though. So the owner of a name could serve a page under it, let the name point to chat's
 //! address afterwards, and read. That is why a GET without an origin must come to a host that nobody can take for that.
@@ -20,7 +20,7 @@ use tonic::body::Body;
 const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
 /// Headers of requests that scripts may set: those of the Connect protocol and of grpc-web.
 const SENDABLE: HeaderValue = HeaderValue::from_static(
-    "content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
+    "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
 );
 /// Which site a page is of that makes a request, compared with the site that is asked.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

@@ -4,12 +4,15 @@
     reason = "a helper of a test may panic, like the test itself"
 )]
 
+mod access;
+mod audit;
 mod calls;
 mod errors;
 mod get;
 mod history;
 mod hostile;
 mod in_process;
+mod log;
 mod many;
 mod overload;
 mod serving;

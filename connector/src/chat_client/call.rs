@@ -1,5 +1,6 @@
 //! How long calls take at most, and what their failures mean.
 
+use crate::grpc::words;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{RpcStatusExt, StatusExt, pb};
@@ -78,6 +79,25 @@ pub(super) fn reason_of(status: &pb::Status) -> String {
         || format!("{:?}", Code::from(status.code)),
         |info| info.reason,
     )
+}
+
+/// Why a chat does not take calls of this connector, in words for an operator.
+pub(super) fn trouble(status: &Status) -> String {
+    let text = match &*reason(status) {
+        "TOKEN_MISSING" => {
+            "it wants a token, and this connector has none: make one with `chat token create NAME --scopes connector`, and set \
+             --chat-token-file"
+        }
+        "TOKEN_REFUSED" => {
+            "this connector's token is refused: it is not in this chat's --api-tokens-file, or not any more; put another one into \
+             --chat-token-file, which is read again when it changes"
+        }
+        "SCOPE_MISSING" => {
+            "this connector's token is refused: its line in this chat's --api-tokens-file lacks the scope connector"
+        }
+        _ => return words(status),
+    };
+    text.to_owned()
 }
 
 pub(super) fn reason(status: &Status) -> String {

@@ -13,9 +13,11 @@ mod ordered_stream;
 mod proof;
 mod prover;
 mod resolver;
+mod settings;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token;
 mod window;
 
 pub use crate::grpc::TransportError;
@@ -24,7 +26,9 @@ pub use call::{Answered, CallError};
 pub use chat::Chat;
 pub use line::Outcome;
 pub use proof::OwnSettings;
-pub use source::{ChatService, Source};
+pub use settings::ChatAccess;
+pub use source::{ChatService, Credentials, Source};
+pub use token::{ChatToken, TokenError};
 pub use window::Window;
 
 use channel_store::probe::ProbeFeed;

@@ -6,16 +6,17 @@
 //! nothing overtakes, nothing is lost, and nothing happens twice. A session stays with its line while it has unanswered
 //! sends.
 
-use super::call::{TRY, is_full, reason};
+use super::call::{TRY, is_full, reason, trouble};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::line::Line;
-use crate::grpc::{is_of_the_network, words};
+use crate::grpc::is_of_the_network;
 use runtime::Backoff;
 use runtime::backoff::pause;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::Code;
 
 /// How often it is checked whether the oldest send has waited too long.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +32,8 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 enum Ended {
     /// Chat needed the place of the stream, and nothing was under way.
     Idle,
+    /// The token with which the stream was opened is not valid any more. The connector may have another one by now.
+    OldToken,
     /// Chat ended the stream after it had answered that the store is full. The rest of the line is sent again.
     Full,
     /// The stream ended for another reason.
@@ -78,7 +81,7 @@ impl OrderedStream {
                 match ended {
                     // Chat is up, so another stream begins soon. The line stays open meanwhile, because other calls to
                     // this chat go on.
-                    Ended::Idle => {
+                    Ended::Idle | Ended::OldToken => {
                         pause(REOPEN_PAUSE).await;
                         continue;
                     }
@@ -123,7 +126,7 @@ impl OrderedStream {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
                 tracing::debug!(endpoint = endpoint.name, %status, "no stream");
-                endpoint.note_trouble(Some(words(&status)));
+                endpoint.note_trouble(Some(trouble(&status)));
                 if is_of_the_network(&status) {
                     endpoint.line.doubt();
                 }
@@ -170,9 +173,10 @@ impl OrderedStream {
                 }
                 Err(status) if reason(&status) == "STREAM_IDLE" => return Ended::Idle,
                 Err(status) if is_full(&status) => return Ended::Full,
+                Err(status) if status.code() == Code::Unauthenticated => return Ended::OldToken,
                 Err(status) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
-                    endpoint.note_trouble(Some(words(&status)));
+                    endpoint.note_trouble(Some(trouble(&status)));
                     if is_of_the_network(&status) {
                         endpoint.line.doubt();
                     }

@@ -5,11 +5,10 @@
 //! message. If a chat's store does not answer, or slowly, nothing changes. A chat whose store refuses to publish is
 //! used if no other one is better, because its refusals tell the reason. But this connector is not ready then.
 
-use super::call::{CALL, TRY};
+use super::call::{CALL, TRY, trouble};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::proof::{Prover, length};
-use crate::grpc::words;
 use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
@@ -128,7 +127,7 @@ impl Prover {
                     "it is older than this connector, and can't be asked to publish a probe";
                 return Verdict::Wrong(reason.to_owned());
             }
-            Ok(Err(status)) => return Verdict::Nothing(words(&status)),
+            Ok(Err(status)) => return Verdict::Nothing(trouble(&status)),
             Ok(Ok(response)) => response.into_inner(),
         };
         let settings = response.settings.unwrap_or_default();

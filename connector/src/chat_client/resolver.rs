@@ -5,6 +5,7 @@ use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::ordered_stream;
 use super::prover::keep_proving;
+use super::source::Credentials;
 use super::source::{ChatService, Source};
 use crate::dial::{CONNECT, Dialer, is_encrypted};
 use crate::grpc::{RESOLVE_AGAIN, TransportError, resolve, transport};
@@ -43,8 +44,8 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
             let endpoint = start("in process".into(), "", service, chat);
             chat.endpoints.write().push(endpoint);
         }
-        Source::Addresses(uris, tls) => {
-            tokio::spawn(keep_resolving(uris, tls, Arc::downgrade(chat)));
+        Source::Addresses(uris, credentials) => {
+            tokio::spawn(keep_resolving(uris, credentials, Arc::downgrade(chat)));
         }
     }
 }
@@ -52,7 +53,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
 /// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
-async fn keep_resolving(uris: Vec<Uri>, tls: Option<Arc<ClientTls>>, chat: Weak<Chat>) {
+async fn keep_resolving(uris: Vec<Uri>, credentials: Credentials, chat: Weak<Chat>) {
     let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
@@ -69,7 +70,7 @@ async fn keep_resolving(uris: Vec<Uri>, tls: Option<Arc<ClientTls>>, chat: Weak<
             };
             let Some(chat) = chat.upgrade() else { return };
             chat.unresolved.lock().remove(&index);
-            update(&mut known, (index, uri), &found, tls.as_ref(), &chat);
+            update(&mut known, (index, uri), &found, &credentials, &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
         if chat.strong_count() == 0 {
@@ -83,7 +84,7 @@ pub(super) fn update(
     known: &mut Known,
     (index, uri): (usize, &Uri),
     found: &[SocketAddr],
-    tls: Option<&Arc<ClientTls>>,
+    credentials: &Credentials,
     chat: &Arc<Chat>,
 ) {
     known.retain(|(of, address), endpoint| {
@@ -99,7 +100,11 @@ pub(super) fn update(
             tracing::debug!(endpoint = name, "new endpoint");
             // An IPv4 address may also be written as an IPv6 address.
             let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-            let service = connect(uri, address, tls);
+            let service = connect(uri, address, credentials.tls.as_ref());
+            let service = match &credentials.token {
+                Some(token) => token.shown_to(service),
+                None => service,
+            };
             start(name, &canonical.to_string(), service, chat)
         });
     }

@@ -7,8 +7,7 @@
 
 use super::backlog::{Backlog, Batch, End};
 use super::clock::{Clock, Due};
-use crate::limits::Bound;
-use crate::limits::ClientLimits;
+use crate::limits::{Bound, ClientLimits, SessionRates};
 use crate::session::{Handlers, Services};
 use crate::transport::Connection;
 use crate::transport::inlet::{Inlet, Read};
@@ -54,11 +53,12 @@ impl ClientLoop {
         connection: Arc<Connection>,
         inlet: Inlet,
         limits: &ClientLimits,
+        rates: SessionRates,
         services: Arc<Services>,
         half_open: Option<Arc<Pass>>,
     ) -> Box<Self> {
         Box::new(Self {
-            handlers: Handlers::new(services, Arc::clone(&connection)),
+            handlers: Handlers::new(services, Arc::clone(&connection)).paced(rates),
             socket: SocketSide {
                 codec: Codec::new(connection.format(), limits.heartbeat).with_limit(limits.message),
                 clock: Clock::start(connection.format(), limits),
@@ -404,7 +404,6 @@ mod tests {
     #[test]
     fn the_future_of_an_idle_connection_is_small() {
         let socket = size_of::<ClientLoop>();
-        // A socket behind TLS is another kind of socket, which takes eight bytes to tell.
         assert!(socket <= 336, "{socket}");
         let serving = size_of_future(|it: Box<ClientLoop>| it.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");

@@ -2,17 +2,17 @@
 
 use super::client_loop::ClientLoop;
 use super::life::Life;
-use crate::limits::{ClientLimits, QueueLimits};
+use crate::limits::{ClientLimits, QueueLimits, SessionRates};
 use crate::metering::CONNECTIONS;
 use crate::session::Services;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
+use crate::transport::peer::Peer;
 use crate::transport::socket::Socket;
 use crate::transport::{Connection, close_paced};
 use metrics::gauge;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use slab::Slab;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,11 +24,16 @@ use wire::{Disconnect, WireFormat};
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
 
+/// How many sessions look at their rights at once.
+const LOOKS: usize = 1_000;
+
 /// All clients that are served, and what is needed to serve one of them.
 pub(crate) struct Clients {
     pub(crate) services: Arc<Services>,
     pub(crate) limits: ClientLimits,
     pub(crate) queues: Arc<QueueLimits>,
+    /// How often the sessions of further clients may do things.
+    rates: RwLock<SessionRates>,
     connections: Mutex<Slab<Arc<Connection>>>,
     /// The tasks of all clients.
     loops: TaskTracker,
@@ -45,23 +50,33 @@ impl Clients {
             services,
             limits,
             queues,
+            rates: RwLock::default(),
             connections: Mutex::default(),
             loops: TaskTracker::new(),
         })
     }
 
-    /// Serves the client of a socket. `first` was read from it before.
+    /// From now on the sessions of further clients may do things this often.
+    pub(crate) fn set_rates(&self, rates: SessionRates) {
+        *self.rates.write() = rates;
+    }
+
+    /// Serves the client of a socket. `first` was read from it before. `token` is what the client has shown with its
+    /// upgrade, if anything.
     pub(crate) fn serve_socket(
         self: Arc<Self>,
         socket: impl Into<Socket>,
         pass: Arc<Pass>,
+        peer: Option<Peer>,
         first: Vec<u8>,
         format: WireFormat,
+        token: Option<Box<str>>,
     ) {
-        let socket = socket.into();
-        let peer = socket.peer();
-        let (reader, writer) = socket.into_split();
+        let (reader, writer) = socket.into().into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
+        if let Some(token) = token {
+            connection.shows(token);
+        }
         let inlet = Inlet::of_socket(reader, format, self.limits.message);
         self.serve(connection, peer, inlet, first, Some(pass), || {});
     }
@@ -71,7 +86,7 @@ impl Clients {
     pub(crate) fn serve(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        peer: Option<SocketAddr>,
+        peer: Option<Peer>,
         inlet: Inlet,
         first: Vec<u8>,
         pass: Option<Arc<Pass>>,
@@ -96,7 +111,7 @@ impl Clients {
             });
         }
         if let Some(peer) = peer {
-            connection.comes_from(peer.ip());
+            connection.comes_from(peer.address);
         }
         let life = Life::begin(Arc::clone(&connection), peer);
         let services = Arc::clone(&self.services);
@@ -104,6 +119,7 @@ impl Clients {
             Arc::clone(&connection),
             inlet,
             &self.limits,
+            *self.rates.read(),
             services,
             pass.clone(),
         );
@@ -125,6 +141,19 @@ impl Clients {
     /// Runs a task that a shutdown waits for, as it does for the clients.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.loops.spawn(task);
+    }
+
+    /// Lets all sessions look at what they may do, because the rules of channels have changed.
+    pub(crate) async fn judge_again(&self) {
+        let connections: Vec<_> = (self.connections.lock().iter())
+            .map(|(_, connection)| Arc::clone(connection))
+            .collect();
+        for batch in connections.chunks(LOOKS) {
+            for connection in batch {
+                connection.note_out();
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// True once the connector has begun to stop.
@@ -270,7 +299,7 @@ mod tests {
             move || is_over.store(true, Ordering::Relaxed)
         };
         let held = Arc::clone(&connection);
-        Arc::clone(&clients).serve(held, Some(peer), inlet, Vec::new(), Some(pass), end);
+        Arc::clone(&clients).serve(held, Some(peer.into()), inlet, Vec::new(), Some(pass), end);
         let login =
             r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
         client.write_all(&masked(login)).await.unwrap();
@@ -324,7 +353,7 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut client, (stream, _)) = (client.unwrap(), accepted.unwrap());
         let pass = Pass::new(limits.enter().unwrap(), limits.begin_handshake());
-        Arc::clone(&clients).serve_socket(stream, pass, Vec::new(), WireFormat::JSON);
+        Arc::clone(&clients).serve_socket(stream, pass, None, Vec::new(), WireFormat::JSON, None);
         let login =
             r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
         client.write_all(&masked(login)).await.unwrap();

@@ -2,8 +2,8 @@
 
 use crate::metering::CLOSED;
 use crate::transport::Connection;
+use crate::transport::peer::Peer;
 use metrics::counter;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Carrier, Disconnect, Protocol, WireFormat};
@@ -21,13 +21,13 @@ fn protocol(format: WireFormat) -> &'static str {
 /// ended.
 pub(crate) struct Life {
     connection: Arc<Connection>,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     begun: Instant,
 }
 
 impl Life {
-    /// Begins now. `peer` is the other end of the socket, if that is known.
-    pub(crate) fn begin(connection: Arc<Connection>, peer: Option<SocketAddr>) -> Self {
+    /// Begins now. `peer` is where the client is, if that is known.
+    pub(crate) fn begin(connection: Arc<Connection>, peer: Option<Peer>) -> Self {
         Self {
             connection,
             peer,

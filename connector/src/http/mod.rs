@@ -1,13 +1,19 @@
 //! HTTP on the clients' port: upgrades to WebSocket, Socket.IO's polls, the example page, and `/healthz`.
 
+mod origin;
 mod page;
 mod response;
 mod socket_io;
 mod stream;
+mod token;
 mod upgrade;
 
 use crate::client::Clients;
+use crate::limits::Bound;
+use crate::limits::addresses::Addresses;
 use crate::transport::pass::Pass;
+use crate::transport::peer::Peer;
+use crate::transport::proxies::Proxies;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -15,7 +21,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use response::{Gone, Peer, full, plain};
+use origin::From;
+pub(crate) use origin::Origins;
+use response::{Gone, full, peer, plain};
 use runtime::Readiness;
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
@@ -39,6 +47,10 @@ pub(crate) struct Http {
     /// Whether the example page is served.
     pub(crate) page: bool,
     pub(crate) socket_io: Arc<SocketIo>,
+    /// The pages that may connect.
+    pub(crate) origins: Arc<Origins>,
+    pub(crate) proxies: Proxies,
+    pub(crate) addresses: Arc<Addresses>,
     /// What `/healthz` answers with.
     pub(crate) readiness: Readiness,
 }
@@ -46,24 +58,34 @@ pub(crate) struct Http {
 impl Http {
     /// Serves a socket that speaks HTTP. A socket without a place is refused, unless it brings a request of a known
     /// polling client.
-    pub(crate) async fn serve(self: Arc<Self>, stream: HttpIo, pass: Arc<Pass>) {
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: HttpIo,
+        pass: Arc<Pass>,
+        peer: Option<Peer>,
+    ) {
         let handshake = self.clients.limits.handshake;
-        let peer = stream.tcp().peer_addr().ok().map(Peer);
+        let proxy = peer.map(|it| it.address);
+        let is_proxied = self.proxies.trusts(proxy);
         // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
         drop(SockRef::from(stream.tcp()).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
             server.socket_io.use_seat(&request, &asking);
-            let has_room = asking.has_room();
-            if has_room && !is_upgrade(request.headers()) {
+            let client = server.proxies.client(peer, request.headers());
+            let mut refused = asking.refused_by();
+            if let (None, true, Some(client)) = (refused, is_proxied, client) {
+                refused = server.enter(&mut request, client, &asking).err();
+            }
+            if refused.is_none() && !is_upgrade(request.headers()) {
                 asking.handshake_done();
             }
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(client);
             async move {
-                match has_room {
-                    true => server.answer(request).await,
-                    false => Ok(full()),
+                match refused {
+                    None => server.answer(request).await,
+                    Some(bound) => Ok(full(bound)),
                 }
             }
         });
@@ -77,6 +99,22 @@ impl Http {
         if let Err(error) = served {
             tracing::debug!(%error, "HTTP ended");
         }
+    }
+
+    /// Counts a client behind a trusted proxy among the connections of its address: with its WebSocket, or from its first poll on.
+    fn enter(
+        &self,
+        request: &mut Request<Incoming>,
+        client: Peer,
+        pass: &Pass,
+    ) -> Result<(), Bound> {
+        if is_upgrade(request.headers()) {
+            pass.counts_for(self.addresses.enter(client.address)?);
+        } else if socket_io::begins_to_poll(request) {
+            let permit = Arc::new(self.addresses.enter(client.address)?);
+            request.extensions_mut().insert(permit);
+        }
+        Ok(())
     }
 
     /// Answers a request. An upgrade means Pomelo on every path but `/ws` and Socket.IO's, as in the original: clients
@@ -103,10 +141,15 @@ impl Http {
             _ if asks_to_upgrade => self.pomelo,
             _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
         };
+        if self.origins.of(request.headers()) == From::Refused {
+            Bound::Origin.reached();
+            return Ok(origin::refused());
+        }
         let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
+        let (peer, token) = (peer(&request), clients.shown_token(&request));
         Ok(upgrade(request, agreed, move |socket, pass, first| {
-            clients.serve_socket(socket, pass, first, format);
+            clients.serve_socket(socket, pass, peer, first, format, token);
         }))
     }
 

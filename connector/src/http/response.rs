@@ -1,31 +1,35 @@
 //! HTTP responses that need no state of the connector.
 
 use crate::limits::Bound;
+use crate::transport::peer::Peer;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use std::net::SocketAddr;
 
 /// Seconds after which a client that was refused may try again.
 pub(super) const RETRY_AFTER: u32 = 5;
 /// What a client is told when there is no place for it.
 const FULL: &str =
     "This connector has as many connections as it may have. Try again in some seconds.\n";
+/// What a client is told when others at its address have all places.
+const ADDRESS_FULL: &str = "Your address has as many connections here as it may have.\n";
+/// What a client is told when connections from its address come too fast.
+const ADDRESS_FAST: &str =
+    "Connections from your address come too fast. Try again in some seconds.\n";
 
 /// The request is not answered, and its connection ends as if the server were gone.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is over")]
 pub(super) struct Gone;
 
-/// The other end of the socket that a request came by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
-
-/// The other end of the socket that a request came by, if that is known.
-pub(super) fn peer(request: &Request<Incoming>) -> Option<SocketAddr> {
-    let peer = request.extensions().get::<Option<Peer>>();
-    peer.copied().flatten().map(|Peer(address)| address)
+/// Where the client of a request is, if that is known.
+pub(super) fn peer(request: &Request<Incoming>) -> Option<Peer> {
+    request
+        .extensions()
+        .get::<Option<Peer>>()
+        .copied()
+        .flatten()
 }
 
 pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
@@ -41,11 +45,15 @@ pub(super) fn text(body: impl Into<Bytes>, kind: &'static str) -> Response<Full<
     response
 }
 
-/// Refuses a request because all places are taken. The connection ends, so that each further try costs the client a new
-/// one.
-pub(super) fn full() -> Response<Full<Bytes>> {
-    Bound::Connections.reached();
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
+/// Refuses a request because all places are taken, or all for its address. The connection ends, so that each further try costs the
+/// client a new one.
+pub(super) fn full(bound: Bound) -> Response<Full<Bytes>> {
+    bound.reached();
+    let mut response = match bound {
+        Bound::Address => plain(StatusCode::TOO_MANY_REQUESTS, ADDRESS_FULL),
+        Bound::AddressRate => plain(StatusCode::TOO_MANY_REQUESTS, ADDRESS_FAST),
+        _ => plain(StatusCode::SERVICE_UNAVAILABLE, FULL),
+    };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());

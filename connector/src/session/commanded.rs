@@ -1,19 +1,36 @@
-//! What a session does because a back end has asked for it. It does this between two requests of its client, and its client
-//! is told by a push.
+//! What a session does although its client has not asked for it: because a back end wants it, because its rights have
+//! changed, or because its token names channels. It does this between two requests of its client, and its client is told by
+//! a push.
 
 use super::recovery::{self, Recovery};
-use super::{Handlers, JoinedChannel};
+use super::{CALL, Handlers, JoinedChannel};
 use crate::membership::{Asked, EndedSession, SessionCommand};
 use channel_store::{ChannelName, Position};
 use serde_json::Value;
 use std::mem;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use wire::{Reason, Refusal};
 
 /// The client is a member of a further channel.
 const ON_ADDED: &str = "onAdded";
 /// The client is no member of a channel any more.
-const ON_REMOVED: &str = "onRemoved";
+pub(super) const ON_REMOVED: &str = "onRemoved";
+
+/// What a session is to do.
+pub(crate) enum Command {
+    /// A back end wants it.
+    ByBackEnd(SessionCommand),
+    /// The rules of channels have changed.
+    JudgeAgain,
+    /// Join a channel that the session's token names.
+    JoinNamed(ChannelName),
+}
+
+impl From<SessionCommand> for Command {
+    fn from(command: SessionCommand) -> Self {
+        Self::ByBackEnd(command)
+    }
+}
 
 impl Handlers {
     /// True if a back end wants something of this session, or has deleted a channel of it.
@@ -23,26 +40,51 @@ impl Handlers {
             .is_some_and(|it| it.registration.commands().is_waiting() || self.connection.is_out())
     }
 
-    /// The next command of a back end. Deleted channels are left first.
-    pub(crate) fn next_command(&mut self) -> Option<SessionCommand> {
+    /// The next thing to do. Deleted channels are left first.
+    pub(crate) fn next_command(&mut self) -> Option<Command> {
         if self.session.is_some() && self.connection.take_out() {
             self.leave_deleted();
+            if self.is_judged_by_old_rules() {
+                return Some(Command::JudgeAgain);
+            }
         }
-        self.session.as_ref()?.registration.commands().next()
+        if let Some(channel) = self.next_to_join() {
+            return Some(Command::JoinNamed(channel));
+        }
+        let commands = self.session.as_ref()?.registration.commands();
+        commands.next().map(Command::from)
     }
 
     /// Carries out a command, unless its time is over. Returns when the next one may begin. A session that is closing does
     /// nothing: it is about to leave all channels.
-    pub(crate) async fn obey(&mut self, command: SessionCommand) {
+    pub(crate) async fn obey(&mut self, command: impl Into<Command>) {
+        if self.connection.closing().is_some() {
+            return;
+        }
+        match command.into() {
+            Command::ByBackEnd(command) => self.obey_back_end(command).await,
+            Command::JudgeAgain => {
+                // Messages that were sent before still count.
+                if let Some(session) = &self.session {
+                    let _ = timeout(CALL, session.window.settled()).await;
+                }
+                self.judge_again();
+            }
+            Command::JoinNamed(channel) => {
+                self.join_named(&channel, Instant::now() + CALL).await;
+            }
+        }
+    }
+
+    async fn obey_back_end(&mut self, command: SessionCommand) {
         match command {
-            _ if self.connection.closing().is_some() => {}
             SessionCommand::Join(asked) if asked.is_wanted() => {
                 let Asked {
                     channel,
                     deadline,
                     answer,
                 } = asked;
-                let added = self.add_to(&channel, deadline).await;
+                let added = self.add_to(&channel, deadline, true).await;
                 // Nobody may wait for the answer any more.
                 let _ = answer.send(added.map_err(|refusal| refusal.reason()));
             }
@@ -59,17 +101,19 @@ impl Handlers {
         }
     }
 
-    /// Joins a channel. The answer is a position: everything that follows it is given to the client.
-    async fn add_to(
+    /// Joins a channel. The answer is a position: everything that follows it is given to the client. If a back end has asked
+    /// for it, the rules of channels do not matter.
+    pub(super) async fn add_to(
         &mut self,
         channel: &ChannelName,
         deadline: Instant,
+        is_by_back_end: bool,
     ) -> Result<Position, Refusal> {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
         let settled = timeout_at(deadline, session.window.settled()).await;
         settled.map_err(|_| Reason::Unavailable)?;
-        if let Some(joined) = session.joined(Some(channel)) {
-            return Ok(joined.member.position().ok_or(Reason::Unavailable)?);
+        if session.joined(Some(channel)).is_some() {
+            return self.is_in(channel, is_by_back_end);
         }
         let recovery = if self.connection.tells_positions() {
             Recovery::Positions
@@ -81,7 +125,7 @@ impl Handlers {
             channel,
             &recovery,
             deadline,
-            |_| Ok(()),
+            || Ok(()),
             |this, entry| {
                 let named = Value::from(channel.as_str());
                 let body = if recovery.is_wanted() {
@@ -92,11 +136,24 @@ impl Handlers {
                 };
                 this.tell_client(ON_ADDED, &body);
                 start = Some(entry.start().clone());
-                entry.begin()
+                let mut joined = entry.begin();
+                joined.is_added = is_by_back_end;
+                joined
             },
         );
         entered.await.map_err(Refusal::from)?;
         Ok(start.ok_or(Reason::Unavailable)?)
+    }
+
+    /// The position in a channel in which the session is already. If a back end wants it there, it stays whatever the rules
+    /// say.
+    fn is_in(&mut self, channel: &ChannelName, is_by_back_end: bool) -> Result<Position, Refusal> {
+        let session = self.session.as_mut().ok_or(Reason::NotLoggedIn)?;
+        let mut channels = session.channels.iter_mut();
+        let joined = channels.find(|it| it.membership.channel() == channel);
+        let joined = joined.ok_or(Reason::NotJoined)?;
+        joined.is_added |= is_by_back_end;
+        Ok(joined.member.position().ok_or(Reason::Unavailable)?)
     }
 
     /// Leaves a channel. True: the session was a member.
@@ -144,7 +201,7 @@ impl Handlers {
     }
 
     /// Gives the client a push that belongs to no channel.
-    fn tell_client(&self, route: &str, body: &str) {
+    pub(super) fn tell_client(&self, route: &str, body: &str) {
         let mut frames = Vec::new();
         wire::direct(
             self.connection.format(),

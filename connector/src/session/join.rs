@@ -3,7 +3,8 @@
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
-use super::{CHANNELS, Handlers, JoinedChannel, Session};
+use super::{CHANNELS, Handlers, JoinedChannel};
+use crate::access::Rights;
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
@@ -55,7 +56,7 @@ pub(super) struct Entry {
 impl Handlers {
     /// Joins a further channel. `None`: the answer was sent already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
-        let Some(session) = &mut self.session else {
+        let Some(session) = &self.session else {
             return Some(Err(Reason::NotLoggedIn.into()));
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
@@ -66,13 +67,17 @@ impl Handlers {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
         let registration = Arc::clone(&session.registration);
-        let paced = |session: &mut Session| {
-            let pace = session.joins.get_or_insert_default();
-            pace.take(Instant::now()).map_err(Refusal::rate_limited)
-        };
+        let allowed = self.may_join(&channel, &session.user.id, session.grants());
+        if let Err(refusal) = allowed {
+            return Some(Err(refusal));
+        }
+        let mut paces = self.paces.take().unwrap_or_default();
+        let paced = || paces.join(Instant::now());
         let welcome = |this: &Self, entry| this.welcome(request.id, DONE.into(), entry);
         let entered = self.enter_further(&channel, &recovery, deadline, paced, welcome);
-        let refused = entered.await.err()?;
+        let entered = entered.await;
+        self.paces = Some(paces);
+        let refused = entered.err()?;
         let place = Place::Channel(channel);
         let comes_back = matches!(refused, Refused::Failed)
             && registration.can_come_back()
@@ -92,10 +97,10 @@ impl Handlers {
         channel: &ChannelName,
         recovery: &Recovery,
         deadline: Instant,
-        may: impl FnOnce(&mut Session) -> Result<(), Refusal>,
+        may: impl FnOnce() -> Result<(), Refusal>,
         tell: impl FnOnce(&Self, Entry) -> JoinedChannel,
     ) -> Result<(), Refused> {
-        let Some(session) = &mut self.session else {
+        let Some(session) = &self.session else {
             return Err(Refused::Here(Reason::NotLoggedIn.into()));
         };
         if session.channels.len() >= CHANNELS {
@@ -107,7 +112,7 @@ impl Handlers {
         if !self.services.leaves.has_room() {
             return Err(Refused::Here(Reason::Unavailable.into()));
         }
-        may(session).map_err(Refused::Here)?;
+        may().map_err(Refused::Here)?;
         let mut rollback = Rollback::new(&self.services.leaves);
         let (user, id) = (session.user.clone(), session.id.clone());
         let registration = Arc::clone(&session.registration);
@@ -128,8 +133,9 @@ impl Handlers {
         let entered = self.enter(channel, recovery, membership, memberships, deadline);
         let entry = entered.await?;
         rollback.keep();
-        let joined = tell(self, entry);
+        let mut joined = tell(self, entry);
         if let Some(session) = &mut self.session {
+            joined.judge(&self.services.access, session);
             session.channels.push(joined);
         }
         Ok(())
@@ -207,7 +213,13 @@ impl Handlers {
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {
-                    joined: JoinedChannel { membership, member },
+                    joined: JoinedChannel {
+                        membership,
+                        member,
+                        rights: Rights::NONE,
+                        judged: 0,
+                        is_added: false,
+                    },
                     begin,
                     recovered,
                 })

@@ -8,8 +8,9 @@
 pub(crate) mod admission_queue;
 mod commanded;
 mod handler_call;
+mod identity;
 mod join;
-mod pace;
+mod paces;
 mod parameters;
 mod queries;
 pub(crate) mod read_turns;
@@ -18,8 +19,10 @@ mod replies;
 mod secret;
 mod send;
 
+use crate::access::{self, AccessControl, Rights};
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
+use crate::limits::SessionRates;
 use crate::membership::{
     Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
 };
@@ -29,8 +32,9 @@ use crate::routes::Routes;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
+use identity::Identity;
 use join::Refused;
-use pace::Pace;
+use paces::{GoesOn, Paces};
 use parameters::Login;
 use read_turns::{ReadTurns, Reader};
 use replies::{Answer, DONE};
@@ -39,12 +43,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
+use wire::{Disconnect, Protocol, Reason, Refusal, Request, RequestBody};
 
 /// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
 /// The route of a login.
 const LOGIN: &str = "connector.handler.login";
+/// The route that renews a token.
+const REFRESH: &str = "connector.handler.refresh";
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -66,20 +72,37 @@ pub(crate) struct Services {
     pub reads: Arc<ReadTurns>,
     /// The handlers of the operator.
     pub routes: Arc<Routes>,
+    /// Who may log in, and what sessions may do.
+    pub access: Arc<AccessControl>,
+}
+
+/// What the operator has set for all sessions.
+pub(crate) struct Terms {
+    /// The handlers of the operator.
+    pub routes: Arc<Routes>,
+    /// Who may log in, and what sessions may do.
+    pub access: Arc<AccessControl>,
+    /// How long a session whose client is gone stays a member.
+    pub grace: Duration,
 }
 
 impl Services {
-    /// Puts these parts together. A session whose client is gone stays a member for `grace`.
+    /// Puts these parts together.
     pub(crate) fn new(
         lease: Arc<LeaseKeeper>,
         logins: Arc<Logins>,
         hub: Arc<Hub>,
         chat: Arc<Chat>,
         inboxes: Arc<dyn Inboxes>,
-        routes: Arc<Routes>,
-        grace: Duration,
+        terms: Terms,
     ) -> Arc<Self> {
+        let Terms {
+            routes,
+            access,
+            grace,
+        } = terms;
         Arc::new(Self {
+            access,
             commands: Commands::new(&logins, lease.roster(), inboxes),
             admission: AdmissionQueues::new(lease.shards()),
             reads: Arc::default(),
@@ -92,9 +115,9 @@ impl Services {
         })
     }
 
-    /// Renews the leases, closes the sockets of an incarnation that was declared dead, and announces the login policy
-    /// of this connector, until the handles are dropped.
-    pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 2] {
+    /// Renews the leases, closes the sockets of an incarnation that was declared dead, announces the login policy of this
+    /// connector, and keeps keys and rules fresh, until the handles are dropped.
+    pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 3] {
         let this = Arc::clone(self);
         let leases = tokio::spawn(async move {
             let Self {
@@ -108,7 +131,9 @@ impl Services {
         });
         let logins = Arc::clone(&self.logins);
         let policy = tokio::spawn(async move { match logins.keep_announcing_policy().await {} });
-        [leases, policy].map(AbortOnDropHandle::new)
+        let access = Arc::clone(&self.access);
+        let access = tokio::spawn(async move { match access.keep().await {} });
+        [leases, policy, access].map(AbortOnDropHandle::new)
     }
 }
 
@@ -118,6 +143,8 @@ pub(crate) struct Handlers {
     connection: Arc<Connection>,
     session: Option<Session>,
     reader: Reader,
+    /// Made with the first join, if nothing else is limited.
+    paces: Option<Box<Paces>>,
 }
 
 /// A connection bound to a user.
@@ -129,14 +156,21 @@ struct Session {
     registration: Arc<Registration>,
     window: Arc<Window>,
     channels: Vec<JoinedChannel>,
-    /// The pace of further joins. Created with the first one.
-    joins: Option<Box<Pace>>,
+    /// What the user's token says.
+    identity: Option<Box<Identity>>,
 }
 
 /// A channel that a session is in.
 struct JoinedChannel {
     membership: Arc<Membership>,
     member: Member,
+    /// What the session may do here. It is judged when the session joins, and when its grants or the rules change, so that a
+    /// message needs one comparison.
+    rights: Rights,
+    /// The number of the rules that were in force when the rights were judged.
+    judged: u32,
+    /// A back end has added the session. Then the rules do not decide whether it may be here.
+    is_added: bool,
 }
 
 impl JoinedChannel {
@@ -163,7 +197,15 @@ impl Handlers {
             connection,
             session: None,
             reader: Reader::default(),
+            paces: None,
         }
+    }
+
+    /// The session may do things this often.
+    #[must_use]
+    pub(crate) fn paced(mut self, rates: SessionRates) -> Self {
+        self.paces = (rates != SessionRates::default()).then(|| Box::new(Paces::new(rates)));
+        self
     }
 
     /// True from a successful login on.
@@ -182,6 +224,11 @@ impl Handlers {
         // still carried out (K3).
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::CLOSED) {
             return;
+        }
+        if let Some(paces) = &mut self.paces
+            && let Err((refusal, goes_on)) = paces.request(&request.route, received)
+        {
+            return Box::pin(self.slow_down(request.id, refusal, goes_on)).await;
         }
         match &*request.route {
             "chat.handler.send" => return self.send(request, deadline).await,
@@ -205,6 +252,15 @@ impl Handlers {
         }
     }
 
+    /// Refuses a request because there are too many. If the client goes on all the same, it is closed.
+    async fn slow_down(&mut self, id: Option<u64>, refusal: Refusal, goes_on: Option<GoesOn>) {
+        self.answered().await;
+        replies::reply(&self.connection, id, Err(refusal));
+        if let Some(GoesOn) = goes_on {
+            self.connection.close(Disconnect::TooFast);
+        }
+    }
+
     /// `None`: the answer was sent already, because it must come before the first push, or nobody can get it any more.
     async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let body = &request.body;
@@ -213,6 +269,7 @@ impl Handlers {
         }
         match &*request.route {
             LOGIN => self.login(request, deadline).await,
+            REFRESH if self.wants_tokens() => Some(self.refresh(body, deadline).await),
             // Some clients, such as pages in browsers, do not see the protocol's heartbeats. They ask, and notice a
             // missing answer.
             "connector.handler.ping" => Some(Ok(DONE.into())),
@@ -227,7 +284,7 @@ impl Handlers {
     /// Returns the same as [`answer_to`](Self::answer_to).
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let protocol = self.connection.format().protocol();
-        let login = match Login::parse(&request.body, protocol) {
+        let (login, claims) = match self.identify(&request.body, deadline).await {
             Ok(login) => login,
             Err(refusal) => return Some(Err(refusal)),
         };
@@ -241,6 +298,12 @@ impl Handlers {
             recovery,
             resume,
         } = login;
+        if let Some(channel) = &channel
+            && let Err(refusal) =
+                self.may_join(channel, &user.id, claims.as_ref().map(|it| &it.grants))
+        {
+            return Some(Err(refusal));
+        }
         let queue = {
             let place = Logins::place(&user.id);
             let channel = channel.clone().map(Place::Channel);
@@ -302,7 +365,7 @@ impl Handlers {
         self.services.logins.claim(&registration, deadline).await;
         rollback.keep();
         self.connection.belongs_to(&user.id, &id);
-        let answer = replies::logged_in(secret.as_ref());
+        let answer = replies::logged_in(secret.as_ref(), claims.as_ref().map(access::ttl));
         let joined = match entry {
             Some(entry) => Some(self.welcome(request.id, answer, entry)),
             None => {
@@ -311,15 +374,27 @@ impl Handlers {
             }
         };
         registration.answered();
-        self.session = Some(Session {
+        let identity = claims.map(|claims| {
+            let access = &self.services.access;
+            Box::new(Identity::begin(access, claims, &self.connection))
+        });
+        if identity.as_ref().is_some_and(|it| it.is_to_join()) {
+            self.connection.note_out();
+        }
+        let mut session = Session {
             id,
             user,
             home: channel,
             registration,
             window: Arc::default(),
-            channels: Vec::from_iter(joined),
-            joins: None,
-        });
+            channels: Vec::new(),
+            identity,
+        };
+        if let Some(mut joined) = joined {
+            joined.judge(&self.services.access, &session);
+            session.channels.push(joined);
+        }
+        self.session = Some(session);
         None
     }
 

@@ -6,6 +6,7 @@
 
 use super::recovery::{self, Recovery};
 use super::secret::Secret;
+use crate::access::user_id;
 use bytes::Bytes;
 use channel_store::{ChannelName, IdempotencyKey, Position, User, UserId};
 use serde::Deserialize;
@@ -36,26 +37,68 @@ impl Login {
     /// # Errors
     /// [`Reason::MissingParameter`] comes before [`Reason::InvalidParameter`], whichever parameter it is about.
     pub(crate) fn parse(body: &RequestBody, protocol: Protocol) -> Result<Self, Refusal> {
+        Self::parse_for(body, protocol, None)
+    }
+
+    /// The same for a user whose token was accepted, and who need not be named again. The caller compares the two.
+    pub(crate) fn parse_for(
+        body: &RequestBody,
+        protocol: Protocol,
+        known: Option<&UserId>,
+    ) -> Result<Self, Refusal> {
         let fields = fields(body)?;
-        let user = truthy(fields.get("userId")).ok_or_else(|| missing("userId"))?;
+        let user = match (truthy(fields.get("userId")), known) {
+            (Some(user), _) => Named::Here(user),
+            (None, Some(known)) => Named::InToken(known),
+            (None, None) => return Err(missing("userId")),
+        };
         let channel = match (fields.get("lessonId"), protocol) {
             (None | Some(Value::Null), Protocol::Json) => None,
             (channel, _) => Some(truthy(channel).ok_or_else(|| missing("lessonId"))?),
         };
-        let (id, is_number) = to_name("userId", user)?;
-        let id = UserId::new(id)
-            .map_err(|_| invalid("userId", "1 to 128 bytes long, without control characters"))?;
+        let user = match user {
+            Named::Here(user) => {
+                let (id, is_number) = to_name("userId", user)?;
+                let id = user_id(id).ok_or_else(|| invalid("userId", USER))?;
+                User { id, is_number }
+            }
+            Named::InToken(id) => User {
+                id: id.clone(),
+                is_number: false,
+            },
+        };
         let channel = channel.map(|it| channel_name("lessonId", it)).transpose()?;
         let recovery = recovery(&fields)?;
         if channel.is_none() && matches!(recovery, Recovery::Since(_)) {
             return Err(missing("lessonId, the channel that since belongs to,"));
         }
         Ok(Self {
-            user: User { id, is_number },
+            user,
             channel,
             recovery,
             resume: resume(fields.get("resume"))?,
         })
+    }
+}
+
+/// Where a login names its user.
+enum Named<'a> {
+    /// In the body.
+    Here(&'a Value),
+    /// In the token alone.
+    InToken(&'a UserId),
+}
+
+/// What a name of a user must be.
+const USER: &str =
+    "1 to 128 bytes long, without control characters and invisible ones, and not of blanks alone";
+
+/// `token`: what the issuer has signed. `None`: there is none.
+pub(crate) fn token(body: &RequestBody) -> Result<Option<String>, Refusal> {
+    match fields(body)?.remove("token") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(token)) => Ok(Some(token)),
+        Some(_) => Err(invalid("token", "a string")),
     }
 }
 

@@ -4,6 +4,7 @@ use super::Handlers;
 use super::parameters::{ListMembers, ReadHistory};
 use super::read_turns::Turn;
 use super::replies::Answer;
+use crate::access::Right;
 use crate::chat_client::CallError;
 use channel_store::ChannelName;
 use proto::chat::v1::publication::Content;
@@ -24,7 +25,9 @@ impl Handlers {
     /// A page of a channel's members.
     pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
-        let channel = self.channel(asked.channel.as_ref())?.clone();
+        let channel = self
+            .channel(asked.channel.as_ref(), Right::Members)?
+            .clone();
         let request = ListMembersRequest {
             channel: channel.to_string(),
             page_size: asked.page_size,
@@ -40,7 +43,9 @@ impl Handlers {
     /// A page of a channel's log.
     pub(super) async fn history(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ReadHistory::parse(body)?;
-        let channel = self.channel(asked.channel.as_ref())?.clone();
+        let channel = self
+            .channel(asked.channel.as_ref(), Right::History)?
+            .clone();
         let request = HistoryRequest {
             channel: channel.to_string(),
             newest_first: asked.newest_first,
@@ -62,11 +67,15 @@ impl Handlers {
         Ok(text.into())
     }
 
-    /// The channel to look at. Only its members may do so.
-    fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Refusal> {
+    /// The channel to look at. Only its members may do so, and only if they have this right.
+    fn channel(
+        &self,
+        channel: Option<&ChannelName>,
+        right: Right,
+    ) -> Result<&ChannelName, Refusal> {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
         let place = session.joined(channel).ok_or(Reason::NotJoined)?;
-        Ok(place.membership.channel())
+        Ok(place.allow(right)?.membership.channel())
     }
 
     /// The turn at reading a page, which lasts until the page is read, and the deadline for chat's answer.
@@ -79,6 +88,9 @@ impl Handlers {
         deadline: Instant,
     ) -> Result<(Turn, Instant), Refusal> {
         let asked = Instant::now();
+        if let Some(paces) = &mut self.paces {
+            paces.read(asked)?;
+        }
         self.connection.room().await;
         let deadline = deadline + asked.elapsed();
         let turn = self.services.reads.take(&mut self.reader, channel);

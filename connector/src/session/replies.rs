@@ -10,13 +10,17 @@ pub(super) const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
 pub(super) const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 pub(super) const DONE: &str = r#"{"code":0}"#;
 
-/// The answer to a login, with the secret if the client gets one.
-pub(super) fn logged_in(secret: Option<&Secret>) -> Cow<'static, str> {
-    let Some(secret) = secret else {
+/// The answer to a login, with the secret if the client gets one, and with the seconds until its token expires if it has
+/// shown one.
+pub(super) fn logged_in(secret: Option<&Secret>, ttl: Option<u64>) -> Cow<'static, str> {
+    if secret.is_none() && ttl.is_none() {
         return LOGGED_IN.into();
-    };
+    }
     let members = LOGGED_IN.strip_suffix('}').unwrap_or(LOGGED_IN);
-    format!(r#"{members},"resume":"{secret}"}}"#).into()
+    let secret = secret.map(|secret| format!(r#","resume":"{secret}""#));
+    let ttl = ttl.map(|ttl| format!(r#","ttl":{ttl}"#));
+    let (secret, ttl) = (secret.unwrap_or_default(), ttl.unwrap_or_default());
+    format!("{members}{secret}{ttl}}}").into()
 }
 
 /// The body of a positive answer, which is the same in every protocol, or the refusal.

@@ -3,6 +3,7 @@
 use super::Handlers;
 use super::parameters::{self, Publish};
 use super::replies::{self, SENT};
+use crate::access::Right;
 use crate::chat_client::Outcome;
 use bytes::Bytes;
 use channel_store::ChannelName;
@@ -68,7 +69,7 @@ impl Handlers {
         };
         let place = message.and_then(|message| {
             let place = session.joined(message.channel.as_ref());
-            let place = place.ok_or(Reason::NotJoined)?;
+            let place = place.ok_or(Reason::NotJoined)?.allow(Right::Send)?;
             Ok((Arc::clone(&place.membership), message))
         });
         let (membership, message) = match place {

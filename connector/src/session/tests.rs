@@ -1,6 +1,6 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
-use super::replies::{LOGGED_IN, SENT};
+use super::replies::{DONE, LOGGED_IN, SENT};
 use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::limits::QueueLimits;
@@ -44,6 +44,11 @@ pub(crate) async fn scene() -> Scene {
 
 /// The same, with handlers of the operator.
 async fn scene_with(routes: Arc<Routes>) -> Scene {
+    scene_of(routes, AccessControl::open()).await
+}
+
+/// The same, with a decision who may log in and what sessions may do.
+async fn scene_of(routes: Arc<Routes>, access: Arc<AccessControl>) -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
@@ -61,6 +66,7 @@ async fn scene_with(routes: Arc<Routes>) -> Scene {
         admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),
         reads: Arc::default(),
         routes,
+        access,
         leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), Duration::ZERO),
         chat,
         logins,
@@ -910,13 +916,15 @@ async fn a_session_whose_join_is_stale_has_lost_its_place_and_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_joins_ever_new_channels_is_told_to_slow_down() {
     let mut scene = logged_in().await;
-    let session = scene.me.session.as_mut().unwrap();
-    let pace = session.joins.get_or_insert_default();
-    while pace.take(Instant::now()).is_ok() {}
-    let wait = pace.take(Instant::now()).unwrap_err();
+    let paces = scene.me.paces.get_or_insert_default();
+    let refusal = loop {
+        if let Err(refusal) = paces.join(Instant::now()) {
+            break refusal;
+        }
+    };
     let join = request(2, "chat.handler.join", &json!({"channel": "another"}));
     scene.me.handle(join, Instant::now()).await;
-    let refusal = Refusal::rate_limited(wait).body(Protocol::Json);
+    let refusal = refusal.body(Protocol::Json);
     assert_eq!(scene.client.next().await, reply(2, &refusal));
     scene.instance.nobody_calls().await;
 }
@@ -1056,5 +1064,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_a_new_join_works() {
     }
 }
 
+mod access;
 mod commanded;
 mod handlers;
+mod rates;

@@ -47,6 +47,9 @@ pub struct Connection {
     is_out: AtomicBool,
 }
 
+/// A token, as the client wrote it. It has no `Debug`, so that no log shows it.
+struct ShownToken(Box<str>);
+
 #[derive(Default)]
 struct Queue {
     /// Whole frames. Only the beginning of the first chunk may have been written already.
@@ -54,6 +57,8 @@ struct Queue {
     bytes: usize,
     /// Replies that are sent together with the next frames, or in a moment without any.
     held: Vec<u8>,
+    /// The token that the client showed when it opened the connection. It is kept until the login.
+    token: Option<Box<ShownToken>>,
     draining: bool,
     /// Why the connection is closing. From then on only replies and the farewell are sent.
     closing: Option<Disconnect>,
@@ -90,7 +95,21 @@ impl Connection {
     pub(crate) fn belongs_to(&self, user: &UserId, session: &SessionId) {
         // A connection has one user for all its life (F5).
         let _ = self.owner.set((user.clone(), session.clone()));
+        let token = self.queue.lock().token.take();
+        drop(token);
         self.outlet.logged_in();
+    }
+
+    /// Keeps the token that the client has shown, until its login.
+    pub(crate) fn shows(&self, token: Box<str>) {
+        self.queue.lock().token = Some(Box::new(ShownToken(token)));
+    }
+
+    /// The token that the client has shown when it opened the connection, until its login.
+    pub(crate) fn shown_token(&self) -> Option<String> {
+        let queue = self.queue.lock();
+        let token = queue.token.as_ref();
+        token.map(|token| token.0.to_string())
     }
 
     /// To be called once the other end of the socket is known.

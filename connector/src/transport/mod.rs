@@ -9,6 +9,8 @@ pub(crate) mod inlet;
 pub(crate) mod mailbox;
 pub mod outlet;
 pub(crate) mod pass;
+pub(crate) mod peer;
+pub mod proxies;
 pub(crate) mod records;
 pub(crate) mod socket;
 mod tls;

@@ -1,6 +1,7 @@
 //! What an accepted socket counts for in the connector's bounds.
 
-use crate::limits::{ConnectionPermit, HalfOpen, Seat, Seats};
+use crate::limits::addresses::AddressPermit;
+use crate::limits::{Bound, ConnectionPermit, HalfOpen, Seat, Seats};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -8,12 +9,14 @@ use std::sync::Arc;
 pub(crate) struct Pass {
     counts_as: Mutex<CountsAs>,
     half_open: Mutex<Option<HalfOpen>>,
+    /// What it counts for among the connections of its client's address.
+    address: Mutex<Option<AddressPermit>>,
 }
 
 /// What a socket counts as.
 enum CountsAs {
-    /// There was no place for the socket.
-    Nothing,
+    /// There was no place for the socket, because of this bound.
+    Nothing(Bound),
     /// A connection.
     Connection { _place: ConnectionPermit },
     /// One of the connections that a polling client counts as.
@@ -27,14 +30,15 @@ impl Pass {
     }
 
     /// For a socket that has no place. It is served only if it gets a [seat](Seats) of a polling client.
-    pub(crate) fn without_permit(half_open: HalfOpen) -> Arc<Self> {
-        Self::with(CountsAs::Nothing, half_open)
+    pub(crate) fn without_permit(bound: Bound, half_open: HalfOpen) -> Arc<Self> {
+        Self::with(CountsAs::Nothing(bound), half_open)
     }
 
     fn with(counts_as: CountsAs, half_open: HalfOpen) -> Arc<Self> {
         Arc::new(Self {
             counts_as: Mutex::new(counts_as),
             half_open: Mutex::new(Some(half_open)),
+            address: Mutex::default(),
         })
     }
 
@@ -51,9 +55,18 @@ impl Pass {
         }
     }
 
-    /// False if the socket has no place.
-    pub(crate) fn has_room(&self) -> bool {
-        !matches!(&*self.counts_as.lock(), CountsAs::Nothing)
+    /// The socket counts among the connections of this address, too.
+    pub(crate) fn counts_for(&self, address: AddressPermit) {
+        let before = self.address.lock().replace(address);
+        drop(before);
+    }
+
+    /// The bound because of which the socket has no place. `None`: it has one.
+    pub(crate) fn refused_by(&self) -> Option<Bound> {
+        match &*self.counts_as.lock() {
+            CountsAs::Nothing(bound) => Some(*bound),
+            CountsAs::Connection { .. } | CountsAs::Seat(_) => None,
+        }
     }
 
     /// To be called when the handshake is over.

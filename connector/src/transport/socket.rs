@@ -6,7 +6,7 @@
 use super::Encrypted;
 use socket2::SockRef;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,11 +27,6 @@ impl From<TcpStream> for Socket {
 }
 
 impl Socket {
-    /// The client's address, if the socket has one.
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.tcp().peer_addr().ok()
-    }
-
     /// The socket below TLS.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {

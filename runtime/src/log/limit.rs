@@ -2,8 +2,9 @@
 //!
 //! Every place in the code that logs at "info" or above has a budget of its own. So no input can fill the log, however
 //! often it comes, and no place uses up the budget of another. Lines below "info" have no limit, because somebody has
-//! asked for them.
+//! asked for them. Neither have lines of the audit log, unless they warn.
 
+use crate::telemetry::AUDIT;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -52,7 +53,8 @@ impl RateLimit {
 
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO {
+        let is_audit = metadata.target() == AUDIT && *metadata.level() == Level::INFO;
+        if *metadata.level() > Level::INFO || is_audit {
             return true;
         }
         let mut places = self.places.lock();
@@ -178,6 +180,21 @@ mod tests {
         };
         assert_eq!(limit.take(later), [expected]);
         assert_eq!(limit.take(later + WINDOW), []);
+    }
+
+    #[test]
+    fn who_has_done_what_is_always_written_and_what_strangers_do_is_not() {
+        let (count, limit) = written(|| {
+            for n in 0..2 * BURST {
+                tracing::info!(target: AUDIT, n, "call");
+            }
+            for n in 0..2 * BURST {
+                tracing::warn!(target: AUDIT, n, "refused");
+            }
+        });
+        assert_eq!(count, 3 * BURST);
+        let held_back = limit.take(Instant::now() + WINDOW);
+        assert_eq!(held_back[0].lines, u64::from(BURST));
     }
 
     #[test]

@@ -430,7 +430,7 @@ fn a_client_that_should_come_back_gets_no_kick_and_no_normal_close() {
         let out = written(|out| wire::close(format, reason, out));
         assert_eq!(out, b"", "{reason:?}");
     }
-    assert_eq!(checked, 9);
+    assert_eq!(checked, 10);
 }
 
 /// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads another code.

@@ -6,6 +6,7 @@ mod calls;
 mod faults;
 mod lines;
 mod probes;
+mod tokens;
 
 use super::resolver::start;
 use super::{CALL, Chat, Outcome, Window};

@@ -9,15 +9,18 @@ mod polled;
 mod probe;
 mod request;
 
+use super::origin::{From, Origins};
 use super::response::{Gone, peer, plain};
 use super::upgrade::{negotiate_deflate, upgrade};
 use crate::client::Clients;
+use crate::limits::addresses::AddressPermit;
 use crate::limits::{Bound, Heartbeats, Limits, Seats};
 use crate::random::unguessable;
 use crate::transport::Connection;
 use crate::transport::inlet::Inlet;
 use crate::transport::mailbox::Mailbox;
 use crate::transport::pass::Pass;
+use crate::transport::peer::Peer;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -26,7 +29,6 @@ use parking_lot::Mutex;
 use polled::{Polled, packets};
 use request::{EngineRequest, Refusal, allow, preflight};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
@@ -41,16 +43,23 @@ pub(crate) struct SocketIo {
     limits: Arc<Limits>,
     /// Whether clients are sent compressed frames if they offer to take them.
     deflate: bool,
+    origins: Arc<Origins>,
     /// The polling clients, by the ids that they were given.
     polled: Mutex<HashMap<String, Arc<Polled>>>,
 }
 
 impl SocketIo {
-    pub(crate) fn new(clients: Arc<Clients>, limits: Arc<Limits>, deflate: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        clients: Arc<Clients>,
+        limits: Arc<Limits>,
+        deflate: bool,
+        origins: Arc<Origins>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             clients,
             limits,
             deflate,
+            origins,
             polled: Mutex::default(),
         })
     }
@@ -79,10 +88,24 @@ impl SocketIo {
         self: &Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Gone> {
-        let origin = request.headers().get(header::ORIGIN).cloned();
-        let served = self.served(request).await;
+        let from = self.origins.of(request.headers());
+        let served = match from {
+            From::Refused => {
+                Bound::Origin.reached();
+                Err(Refusal::Origin)
+            }
+            _ => self.served(request).await,
+        };
         let mut response = served.or_else(Refusal::response)?;
-        allow(origin, response.headers_mut());
+        let headers = response.headers_mut();
+        // A cache must not give one page the answer to another.
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        match from {
+            From::Allowed(origin) => allow(origin, headers),
+            // As recorded. It allows nothing, because such a request comes from no page of another origin.
+            From::Program => allow(HeaderValue::from_static("*"), headers),
+            From::SameHost | From::Refused => {}
+        }
         Ok(response)
     }
 
@@ -116,7 +139,11 @@ impl SocketIo {
                     clients.spawn(probe::probe(client, socket, pass, first, limits));
                 }))
             }
-            (None, false, &Method::GET) => self.open_polling(asked.version, peer(&request)),
+            (None, false, &Method::GET) => {
+                let address = request.extensions().get::<Arc<AddressPermit>>().cloned();
+                let token = self.clients.shown_token(&request);
+                self.open_polling(asked.version, peer(&request), address, token)
+            }
             (None, false, _) => Err(Refusal::Method),
             (Some(client), false, &Method::GET) => client.poll().await,
             (Some(client), false, &Method::POST) => {
@@ -141,10 +168,13 @@ impl SocketIo {
             self.deflate,
         );
         let clients = Arc::clone(&self.clients);
+        let (peer, token) = (peer(&request), clients.shown_token(&request));
         upgrade(request, agreed, move |socket, pass, first| {
-            let peer = socket.peer();
             let (reader, writer) = socket.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&clients.queues));
+            if let Some(token) = token {
+                connection.shows(token);
+            }
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, clients.limits.message);
             clients.serve(connection, peer, inlet, first, Some(pass), || {});
@@ -154,7 +184,9 @@ impl SocketIo {
     fn open_polling(
         self: &Arc<Self>,
         version: EngineIo,
-        peer: Option<SocketAddr>,
+        peer: Option<Peer>,
+        address: Option<Arc<AddressPermit>>,
+        token: Option<Box<str>>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         if self.clients.is_closing() {
             return Err(Refusal::BadRequest);
@@ -173,6 +205,9 @@ impl SocketIo {
             format,
             Arc::clone(&self.clients.queues),
         );
+        if let Some(token) = token {
+            connection.shows(token);
+        }
         let (posted, inlet) = mpsc::channel(1);
         let mut greeting = self.greeting(version, &id, r#"["websocket"]"#).into_iter();
         // The first packet is the answer to this request. Further ones wait for the next poll.
@@ -193,7 +228,8 @@ impl SocketIo {
         let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
         let inlet = Inlet::of_posts(inlet, self.clients.limits.message);
         Arc::clone(&self.clients).serve(connection, peer, inlet, Vec::new(), None, move || {
-            polling.polled.lock().remove(&id);
+            let removed = polling.polled.lock().remove(&id);
+            drop((removed, address));
         });
         let mut response = packets(version, open.as_deref());
         if let (EngineIo::V3, Ok(cookie)) = (version, cookie) {
@@ -220,6 +256,13 @@ impl SocketIo {
             EngineIo::V4 => vec![open],
         }
     }
+}
+
+/// True for the first request of a client that polls.
+pub(super) fn begins_to_poll(request: &Request<Incoming>) -> bool {
+    let asked = EngineRequest::parse(request.uri().query().unwrap_or_default());
+    let is_first = |it: EngineRequest<'_>| it.id.is_none() && !it.is_websocket;
+    PATHS.contains(&request.uri().path()) && asked.is_ok_and(is_first)
 }
 
 fn greet(connection: &Arc<Connection>, packets: &[String]) {

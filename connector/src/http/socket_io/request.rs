@@ -28,6 +28,8 @@ pub(super) enum Refusal {
     BadRequest,
     TooBig,
     Version,
+    /// A page of this origin may not connect.
+    Origin,
     /// This bound was reached.
     Busy(Bound),
 }
@@ -47,11 +49,18 @@ impl Refusal {
             Self::UnknownId => (1, "Session ID unknown"),
             Self::Method => (2, "Bad handshake method"),
             Self::BadRequest => (3, "Bad request"),
+            Self::Origin => (
+                4,
+                "Forbidden: the connector's setting allowed_origins does not name the origin of this page",
+            ),
             Self::Version => (5, "Unsupported protocol version"),
         };
         let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
         let mut response = text(body, "application/json");
-        *response.status_mut() = StatusCode::BAD_REQUEST;
+        *response.status_mut() = match self {
+            Self::Origin => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        };
         Ok(response)
     }
 }
@@ -111,15 +120,13 @@ impl<'a> EngineRequest<'a> {
     }
 }
 
-/// Allows pages of other origins to poll. They can open a WebSocket anyway, because browsers do not ask before that.
-pub(super) fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
-    let with_credentials = origin.is_some();
-    let origin = origin.unwrap_or(HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    if with_credentials {
+/// Lets the scripts of a page read the answer. The cookies that balancers use come along only if the page's origin is named.
+pub(super) fn allow(origin: HeaderValue, headers: &mut HeaderMap) {
+    if origin != "*" {
         let yes = HeaderValue::from_static("true");
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
     }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
 }
 
 /// The answer to a browser that asks whether a page of another origin may poll.

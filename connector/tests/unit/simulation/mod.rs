@@ -670,7 +670,7 @@ fn a_place_in_the_index_of_another_incarnation_is_noticed() {
 #[ignore = "it is for the analysis of one seed"]
 fn one_history() {
     let seed = std::env::var("SEED").map_or(0, |seed| seed.parse().unwrap());
-    runtime::telemetry::init(runtime::LogFormat::Text);
+    runtime::telemetry::init(&runtime::LogSettings::default());
     println!("{:?}", simulate(seed));
 }
 

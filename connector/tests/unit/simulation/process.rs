@@ -4,13 +4,14 @@ use super::Faults;
 use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
+use crate::access::AccessControl;
 use crate::chat_client::{Chat, Source};
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
 use crate::membership::Logins;
 use crate::routes::Routes;
-use crate::session::Services;
+use crate::session::{Services, Terms};
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
 use proto::chat::v1::chat_service_client::ChatServiceClient;
@@ -89,7 +90,7 @@ pub(super) struct ConnectorProcess {
     services: Arc<Services>,
     queues: Arc<QueueLimits>,
     sockets: Mutex<JoinSet<()>>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 /// How a client's visit ended.
@@ -138,8 +139,11 @@ impl ConnectorProcess {
             hub,
             chat,
             store.inboxes(),
-            Routes::none(),
-            grace,
+            Terms {
+                routes: Routes::none(),
+                access: AccessControl::open(),
+                grace,
+            },
         );
         Arc::new(Self {
             link,

@@ -1,0 +1,70 @@
+//! What the token of a user grants: `caps`. There is nothing in it that forbids anything.
+
+use super::pattern::Pattern;
+use super::rights::{Right, Rights};
+use channel_store::ChannelName;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The most patterns of all grants of a token.
+const PATTERNS: usize = 500;
+
+/// All grants of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants(Vec<Grant>);
+
+/// Rights in some channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    channels: Vec<Pattern>,
+    allow: Rights,
+}
+
+impl Grant {
+    /// The right to join these channels.
+    pub(super) fn join(channels: &[ChannelName]) -> Self {
+        let channels = channels.iter();
+        Self {
+            channels: channels.map(|it| Pattern::exactly(it.as_str())).collect(),
+            allow: Rights::NONE.with(Right::Join),
+        }
+    }
+}
+
+impl Grants {
+    /// Reads `[{"channels":["game:*"],"allow":["join"]}]`. A right that is not known here grants nothing. `None`: it has
+    /// another form. An unknown member is among that, because it could be meant to narrow the grant.
+    pub(super) fn parse(caps: &Value) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Cap {
+            channels: Vec<String>,
+            allow: Vec<String>,
+        }
+        let caps: Vec<Cap> = Deserialize::deserialize(caps).ok()?;
+        if caps.iter().map(|cap| cap.channels.len()).sum::<usize>() > PATTERNS {
+            return None;
+        }
+        let grants = caps.into_iter().map(|cap| {
+            let channels = cap.channels.iter().map(|it| Pattern::granted(it));
+            let rights = cap.allow.iter().filter_map(|name| Right::named(name));
+            Some(Grant {
+                channels: channels.collect::<Option<_>>()?,
+                allow: rights.fold(Rights::NONE, Rights::with),
+            })
+        });
+        grants.collect::<Option<_>>().map(Self)
+    }
+
+    pub(super) fn push(&mut self, grant: Grant) {
+        self.0.push(grant);
+    }
+
+    /// True if one of them grants this right in this channel.
+    pub(super) fn allow(&self, right: Right, channel: &ChannelName) -> bool {
+        self.0.iter().any(|grant| {
+            let mut patterns = grant.channels.iter();
+            grant.allow.has(right) && patterns.any(|it| it.matches(channel.as_str(), ""))
+        })
+    }
+}

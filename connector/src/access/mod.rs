@@ -1,0 +1,40 @@
+//! Who may log in, and what sessions may do: the tokens of issuers that the operator names, and the rules of channels.
+//!
+//! `control` is what sessions ask, and `rules` are those of channels. `settings` has what the operator says, `verifier` checks tokens, `keeper` keeps the keys of an issuer fresh, and
+//! `claims` is what a token says. The cryptography is that of `ring`.
+
+mod algorithm;
+mod claims;
+mod control;
+mod der;
+mod fetch;
+mod grants;
+mod jws;
+mod keeper;
+mod keys;
+mod pattern;
+mod rejected;
+mod rights;
+mod rules;
+mod settings;
+mod verifier;
+
+pub use algorithm::Algorithm;
+pub use claims::Claims;
+pub(crate) use claims::user_id;
+pub(crate) use control::ttl;
+pub use control::{AccessControl, AccessError};
+pub use grants::Grants;
+pub(crate) use jws::LARGEST_TOKEN;
+pub use keys::KeyError;
+pub use pattern::PatternError;
+pub use rejected::Rejected;
+pub use rights::{Right, Rights};
+pub use rules::{ChannelRule, RuleError, Rules, Who};
+pub use settings::{AccessTables, AuthSettings, IssuerSettings, Mode};
+pub use verifier::{IssuerError, Verifier};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The rules of channels: who may join them, and what members may do there. The first rule that matches a name holds.
+
+use super::grants::Grants;
+use super::pattern::{Pattern, PatternError};
+use super::rights::{Right, Rights};
+use channel_store::{ChannelName, UserId};
+use serde::Deserialize;
+use std::fmt;
+
+/// A rule as the operator writes it: `[[channel]]`. What it leaves out is as without rules.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub struct ChannelRule {
+    /// The channels: a name, or a beginning and `*`. `{user}` stands for the session's user.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Who may join: `nobody`, `users` or `grant`. `users` if it is left out.
+    pub join: Option<Who>,
+    /// Who may send and publish: `nobody`, `members` or `grant`. `members` if it is left out.
+    pub send: Option<Who>,
+    /// Who may read the log, like `send`.
+    pub history: Option<Who>,
+    /// Who may list the members, like `send`.
+    pub members: Option<Who>,
+}
+
+/// Who has a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// Nobody. Back ends can do it all the same.
+    Nobody,
+    /// Everybody who has logged in.
+    Users,
+    /// The members of the channel.
+    Members,
+    /// Those to whom their token grants it. Beyond that, all but `join` needs a membership.
+    Grant,
+    /// A service of the operator would be asked. There is none yet.
+    Hook,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "nobody",
+            Self::Users => "users",
+            Self::Members => "members",
+            Self::Grant => "grant",
+            Self::Hook => "hook",
+        })
+    }
+}
+
+/// Why rules cannot be used. One line, which names the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// The pattern is none.
+    #[error("[[channel]] match = {pattern:?}: {error}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        error: PatternError,
+    },
+    /// The right cannot be given like this.
+    #[error(
+        "[[channel]] match = {pattern:?}: {right} = \"{who}\" is not possible; expected {expected}"
+    )]
+    Who {
+        /// The pattern of the rule.
+        pattern: String,
+        /// The right.
+        right: Right,
+        /// What was written.
+        who: Who,
+        /// What may be written.
+        expected: &'static str,
+    },
+    /// Something that does not exist yet.
+    #[error(
+        "[[channel]] match = {pattern:?}: {right} = \"hook\" is not supported by this version, so nobody could be asked; use \"grant\""
+    )]
+    Hook {
+        /// The pattern of the rule.
+        pattern: String,
+        /// The right.
+        right: Right,
+    },
+}
+
+/// A rule that can be used.
+#[derive(Debug)]
+struct Rule {
+    pattern: Pattern,
+    /// In the order of [`Right::ALL`].
+    who: [Who; 4],
+}
+
+/// All rules, in order.
+#[derive(Debug, Default)]
+pub struct Rules(Vec<Rule>);
+
+impl Rules {
+    /// Checks the rules of the operator.
+    ///
+    /// # Errors
+    /// [`RuleError`] is about the first rule that cannot be used.
+    pub fn new(rules: &[ChannelRule]) -> Result<Self, RuleError> {
+        let rules = rules.iter().map(|rule| {
+            let pattern = rule.pattern.clone();
+            let written = [rule.join, rule.send, rule.history, rule.members];
+            for (right, who) in Right::ALL.into_iter().zip(written) {
+                let expected = match right {
+                    Right::Join => "\"nobody\", \"users\" or \"grant\"",
+                    Right::Send | Right::History | Right::Members => {
+                        "\"nobody\", \"members\" or \"grant\""
+                    }
+                };
+                match who {
+                    Some(Who::Hook) => return Err(RuleError::Hook { pattern, right }),
+                    Some(who) if who == not_for(right) => {
+                        return Err(RuleError::Who {
+                            pattern,
+                            right,
+                            who,
+                            expected,
+                        });
+                    }
+                    _ => {}
+                }
+            }
+            let [join, send, history, members] = written;
+            Ok(Rule {
+                pattern: Pattern::parse(&pattern)
+                    .map_err(|error| RuleError::Pattern { pattern, error })?,
+                who: [
+                    join.unwrap_or(Who::Users),
+                    send.unwrap_or(Who::Members),
+                    history.unwrap_or(Who::Members),
+                    members.unwrap_or(Who::Members),
+                ],
+            })
+        });
+        rules.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What this user may do in this channel. All rights but `join` are those of a member.
+    pub(super) fn judge(&self, channel: &ChannelName, user: &UserId, grants: &Grants) -> Rights {
+        let mut rules = self.0.iter();
+        let rule = rules.find(|rule| rule.pattern.matches(channel.as_str(), user.as_str()));
+        let Some(rule) = rule else {
+            return Rights::ALL;
+        };
+        let rights = Right::ALL.into_iter().zip(rule.who);
+        let allowed = rights.filter(|(right, who)| match who {
+            Who::Users | Who::Members => true,
+            Who::Grant => grants.allow(*right, channel),
+            Who::Nobody | Who::Hook => false,
+        });
+        allowed.fold(Rights::NONE, |rights, (right, _)| rights.with(right))
+    }
+}
+
+/// Who would make no sense for a right: members have joined already, and without a membership there is nothing else.
+fn not_for(right: Right) -> Who {
+    match right {
+        Right::Join => Who::Members,
+        Right::Send | Right::History | Right::Members => Who::Users,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rules(toml: &str) -> Result<Rules, RuleError> {
+        #[derive(Deserialize)]
+        struct File {
+            channel: Vec<ChannelRule>,
+        }
+        let file: File = toml::from_str(toml).unwrap();
+        Rules::new(&file.channel)
+    }
+
+    fn judge(rules: &Rules, channel: &str, user: &str, grants: &Grants) -> String {
+        let channel = ChannelName::new(channel).unwrap();
+        let rights = rules.judge(&channel, &UserId::new(user).unwrap(), grants);
+        let names = Right::ALL.into_iter().filter(|right| rights.has(*right));
+        names.map(Right::name).collect::<Vec<_>>().join(" ")
+    }
+
+    const ALL: &str = "join send history members";
+
+    #[test]
+    fn the_first_rule_that_matches_holds_and_what_it_leaves_out_is_as_without_rules() {
+        let rules = rules(
+            r#"
+            [[channel]]
+            match = "game:lobby"
+            send = "nobody"
+
+            [[channel]]
+            match = "game:*"
+            join = "grant"
+            send = "grant"
+            history = "nobody"
+
+            [[channel]]
+            match = "inbox:{user}"
+            members = "nobody"
+
+            [[channel]]
+            match = "inbox:*"
+            join = "nobody"
+            "#,
+        )
+        .unwrap();
+        let none = Grants::default();
+        let granted = json!([{"channels": ["game:*", "inbox:*"], "allow": ["join", "send"]}]);
+        let granted = Grants::parse(&granted).unwrap();
+        for (channel, user, grants, expected) in [
+            ("game:lobby", "ann", &none, "join history members"),
+            ("game:1", "ann", &none, "members"),
+            ("game:1", "ann", &granted, "join send members"),
+            ("inbox:ann", "ann", &none, "join send history"),
+            ("inbox:ann", "bob", &none, "send history members"),
+            ("inbox:ann", "bob", &granted, "send history members"),
+            ("anything", "ann", &none, ALL),
+        ] {
+            assert_eq!(
+                judge(&rules, channel, user, grants),
+                expected,
+                "{channel} {user}"
+            );
+        }
+        assert_eq!(judge(&Rules::default(), "game:1", "ann", &none), ALL);
+    }
+
+    #[test]
+    fn rules_that_make_no_sense_are_refused_with_words() {
+        for (right, who, words) in [
+            ("join", "hook", "is not supported by this version"),
+            ("send", "hook", "is not supported by this version"),
+            (
+                "join",
+                "members",
+                r#"expected "nobody", "users" or "grant""#,
+            ),
+            (
+                "send",
+                "users",
+                r#"expected "nobody", "members" or "grant""#,
+            ),
+            ("history", "users", "expected"),
+            ("members", "users", "expected"),
+        ] {
+            let text = format!("[[channel]]\nmatch = 'a*'\n{right} = '{who}'");
+            let error = rules(&text).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(
+                error.starts_with(r#"[[channel]] match = "a*": "#),
+                "{error}"
+            );
+        }
+        let error = rules("[[channel]]\nmatch = 'inbox:{user}*'").unwrap_err();
+        assert!(error.to_string().contains("ann would match"), "{error}");
+        let unknown = toml::from_str::<ChannelRule>("match = 'a'\nspeak = 'nobody'");
+        assert!(unknown.is_err());
+        let unknown = toml::from_str::<ChannelRule>("match = 'a'\nsend = 'everybody'");
+        assert!(unknown.is_err());
+    }
+}

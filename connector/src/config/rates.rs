@@ -1,0 +1,103 @@
+//! How much a session and an address may do in a second.
+
+use crate::limits::SessionRates;
+use crate::limits::addresses::AddressRules;
+use crate::limits::pace::Rate;
+
+/// What a session and an address may do in a second, and at once. 0 stands for no limit.
+///
+/// Without a value each of them has its default if strangers can reach this connector, and none if it listens on loopback and
+/// lets everybody log in.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RateSettings {
+    /// Requests that a session may make in a second; 0: no limit. Beyond it requests get the code 429, and a client that goes on is
+    /// closed. Leaves and pings do not count
+    ///
+    /// Without it: 200, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "NUMBER")]
+    pub request_rate: Option<u32>,
+
+    /// Requests that a session may make at once after a rest
+    #[arg(long, default_value_t = 1_000, value_name = "NUMBER")]
+    pub request_burst: u32,
+
+    /// Channels that a session may join in a second; 0: no limit
+    ///
+    /// Without it: 20, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "NUMBER")]
+    pub join_rate: Option<u32>,
+
+    /// Channels that a session may join at once after a rest
+    #[arg(long, default_value_t = 100, value_name = "NUMBER")]
+    pub join_burst: u32,
+
+    /// Pages of history and of members that a session may read in a second; 0: no limit
+    ///
+    /// Without it: 10, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "NUMBER")]
+    pub read_rate: Option<u32>,
+
+    /// Pages that a session may read at once after a rest
+    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+    pub read_burst: u32,
+
+    /// Connections that an address may have (an IPv6 network of 64 bits counts as one address); 0: no limit
+    ///
+    /// Without it: 1000, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "NUMBER")]
+    pub address_connections: Option<u32>,
+
+    /// Connections that an address may begin in a second; 0: no limit
+    ///
+    /// Without it: 50, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "NUMBER")]
+    pub address_rate: Option<u32>,
+
+    /// Connections that an address may begin at once after a rest
+    #[arg(long, default_value_t = 500, value_name = "NUMBER")]
+    pub address_burst: u32,
+}
+
+/// The heading for these settings, and the settings below it.
+pub const RATES: (&str, &[&str]) = (
+    "Rates",
+    &[
+        "request_rate",
+        "request_burst",
+        "join_rate",
+        "join_burst",
+        "read_rate",
+        "read_burst",
+        "address_connections",
+        "address_rate",
+        "address_burst",
+    ],
+);
+
+impl RateSettings {
+    /// What a session may do. `are_strangers`: people whom the operator does not know can reach this connector.
+    pub(crate) fn session(&self, are_strangers: bool) -> SessionRates {
+        let rate = |asked: Option<u32>, default, burst| {
+            Rate::of(
+                asked.unwrap_or(if are_strangers { default } else { 0 }),
+                burst,
+            )
+        };
+        SessionRates {
+            requests: rate(self.request_rate, 200, self.request_burst),
+            joins: rate(self.join_rate, 20, self.join_burst),
+            reads: rate(self.read_rate, 10, self.read_burst),
+        }
+    }
+
+    /// What an address may do.
+    pub(crate) fn address(&self, are_strangers: bool) -> AddressRules {
+        let or =
+            |asked: Option<u32>, default| asked.unwrap_or(if are_strangers { default } else { 0 });
+        let connections = or(self.address_connections, 1_000);
+        AddressRules {
+            connections: (connections > 0).then_some(connections),
+            handshakes: Rate::of(or(self.address_rate, 50), self.address_burst),
+        }
+    }
+}

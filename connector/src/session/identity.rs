@@ -1,0 +1,251 @@
+//! What a session knows of its user's token: what it grants, and when it expires.
+
+use super::parameters::{self, Login};
+use super::replies::Answer;
+use super::{Handlers, JoinedChannel, Session};
+use crate::access::{AccessControl, Claims, Grants, Rejected, Right, ttl};
+use crate::membership::EndedSession;
+use crate::transport::Connection;
+use channel_store::{ChannelName, UserId};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+use wire::{Disconnect, Reason, Refusal, RequestBody};
+
+/// The token of the session has expired.
+const ON_EXPIRED: &str = "onExpired";
+
+/// What a token said when it was shown last.
+pub(super) struct Identity {
+    pub(super) grants: Grants,
+    /// Channels that the session is still to join, because its token names them.
+    pub(super) to_join: VecDeque<ChannelName>,
+    /// Tells the client when the token has expired, and closes its connection if it does not refresh it.
+    _expiry: AbortOnDropHandle<()>,
+}
+
+impl Identity {
+    /// True if the token names channels that the session has not joined yet.
+    pub(super) fn is_to_join(&self) -> bool {
+        !self.to_join.is_empty()
+    }
+
+    /// The identity of a session that begins with this token.
+    pub(super) fn begin(
+        access: &AccessControl,
+        claims: Claims,
+        connection: &Arc<Connection>,
+    ) -> Self {
+        let expiry = expire(
+            Arc::clone(connection),
+            access.lasts(&claims),
+            access.expiry_grace(),
+        );
+        Self {
+            grants: claims.grants,
+            to_join: claims.channels.into(),
+            _expiry: AbortOnDropHandle::new(tokio::spawn(expiry)),
+        }
+    }
+}
+
+/// Lets a client know that its token has expired, and closes its connection some time later.
+async fn expire(connection: Arc<Connection>, after: Duration, grace: Duration) {
+    sleep(after).await;
+    let body = format!(r#"{{"closesIn":{}}}"#, grace.as_secs());
+    let mut frames = Vec::new();
+    wire::direct(
+        connection.format(),
+        ON_EXPIRED,
+        body.as_bytes(),
+        &mut frames,
+    );
+    connection.send(&frames, &mut None);
+    sleep(grace).await;
+    connection.close(Disconnect::TokenExpired);
+}
+
+impl Session {
+    /// What the user's token grants.
+    pub(super) fn grants(&self) -> Option<&Grants> {
+        Some(&self.identity.as_ref()?.grants)
+    }
+}
+
+impl Handlers {
+    /// True if clients must show tokens.
+    pub(super) fn wants_tokens(&self) -> bool {
+        self.services.access.verifier().is_some()
+    }
+
+    /// Reads the parameters of a login, and checks the token, if clients must show one: that in the body, or else the one
+    /// that was shown when the connection was opened.
+    pub(super) async fn identify(
+        &self,
+        body: &RequestBody,
+        deadline: Instant,
+    ) -> Result<(Login, Option<Claims>), Refusal> {
+        let protocol = self.connection.format().protocol();
+        let Some(verifier) = self.services.access.verifier() else {
+            return Ok((Login::parse(body, protocol)?, None));
+        };
+        // A connection has one user, so a second login is refused whatever its user is (F5).
+        if self.session.is_some() {
+            return Err(Reason::AlreadyLoggedIn.into());
+        }
+        let token = parameters::token(body)?.or_else(|| self.connection.shown_token());
+        let checked = AccessControl::check(verifier, token.as_deref(), deadline).await;
+        let claims = checked.map_err(|rejected| self.reject(&rejected))?;
+        let login = Login::parse_for(body, protocol, Some(&claims.user))?;
+        if login.user.id != claims.user {
+            return Err(self.reject(&Rejected::OtherUser));
+        }
+        Ok((login, Some(claims)))
+    }
+
+    /// Handles `connector.handler.refresh`: the session goes on with a newer token of the same user.
+    pub(super) async fn refresh(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
+        let (Some(session), Some(verifier)) = (&self.session, self.services.access.verifier())
+        else {
+            return Err(Reason::NotLoggedIn.into());
+        };
+        let token = parameters::token(body)?;
+        let checked = AccessControl::check(verifier, token.as_deref(), deadline).await;
+        let mut claims = checked.map_err(|rejected| self.reject(&rejected))?;
+        if claims.user != session.user.id {
+            return Err(self.reject(&Rejected::OtherUser));
+        }
+        // The channels of a token are joined at a login. A session that has left one since then stays out.
+        claims.channels.clear();
+        let ttl = ttl(&claims);
+        let identity = Identity::begin(&self.services.access, claims, &self.connection);
+        if let Some(session) = &mut self.session {
+            let before = session.identity.replace(Box::new(identity));
+            drop(before);
+        }
+        self.judge_again();
+        Ok(format!(r#"{{"code":0,"ttl":{ttl}}}"#).into())
+    }
+
+    /// Logs why a token is not accepted. The client is told no more than that.
+    fn reject(&self, rejected: &Rejected) -> Refusal {
+        let peer = self.connection.peer().map(|it| it.to_string());
+        tracing::info!(peer, reason = %rejected, "token rejected");
+        rejected.reason().into()
+    }
+
+    /// Refuses if the rules do not let this user join a channel.
+    pub(super) fn may_join(
+        &self,
+        channel: &ChannelName,
+        user: &UserId,
+        grants: Option<&Grants>,
+    ) -> Result<(), Refusal> {
+        let grants = grants.cloned().unwrap_or_default();
+        let (rights, _) = self.services.access.judge(channel, user, &grants);
+        if rights.has(Right::Join) {
+            Ok(())
+        } else {
+            Err(not_allowed(Right::Join))
+        }
+    }
+
+    /// Judges what the session may do in each of its channels, because its grants or the rules have changed. It leaves those
+    /// that it may not be in any more, as if a back end had removed it, unless a back end has added it. Sends must be
+    /// settled before this.
+    pub(super) fn judge_again(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let mut channels = mem::take(&mut session.channels);
+        for joined in &mut channels {
+            joined.judge(&self.services.access, session);
+        }
+        let (revoked, rest): (Vec<_>, _) =
+            (channels.into_iter()).partition(JoinedChannel::is_revoked);
+        session.channels = rest;
+        for JoinedChannel { membership, .. } in revoked {
+            let named = Value::from(membership.channel().as_str());
+            self.tell_client(
+                super::commanded::ON_REMOVED,
+                &format!(r#"{{"channel":{named}}}"#),
+            );
+            self.services.leaves.land(EndedSession {
+                memberships: vec![membership],
+                ..EndedSession::default()
+            });
+        }
+    }
+
+    /// True if the rules have changed since the session's rights were judged.
+    pub(super) fn is_judged_by_old_rules(&self) -> bool {
+        let now = self.services.access.generation();
+        let session = self.session.as_ref();
+        // A channel that was joined just when the rules changed may be one that the new rules forbid.
+        let is_old = |joined: &JoinedChannel| joined.judged != now || joined.is_revoked();
+        session.is_some_and(|it| it.channels.iter().any(is_old))
+    }
+
+    /// The next channel to join because the session's token names it.
+    pub(super) fn next_to_join(&mut self) -> Option<ChannelName> {
+        let identity = self.session.as_mut()?.identity.as_mut()?;
+        identity.to_join.pop_front()
+    }
+
+    /// Joins a channel because the session's token names it. If that fails, the client may join by itself.
+    pub(super) async fn join_named(&mut self, channel: &ChannelName, deadline: Instant) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        if session.joined(Some(channel)).is_some() {
+            return;
+        }
+        let allowed = self.may_join(channel, &session.user.id, session.grants());
+        let joined = match allowed {
+            Ok(()) => self.add_to(channel, deadline, false).await.map(drop),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = joined {
+            let reason = refusal.reason().name();
+            tracing::debug!(%channel, reason, "a channel of a token is not joined");
+            if refusal.reason() == Reason::Unavailable {
+                // The others would each take as long to fail.
+                while self.next_to_join().is_some() {}
+            }
+        }
+    }
+}
+
+impl JoinedChannel {
+    /// True if the session may not be here any more.
+    fn is_revoked(&self) -> bool {
+        !self.rights.has(Right::Join) && !self.is_added
+    }
+
+    /// Judges what the session may do here.
+    pub(super) fn judge(&mut self, access: &AccessControl, session: &Session) {
+        let none = Grants::default();
+        let grants = session.grants().unwrap_or(&none);
+        let channel = self.membership.channel();
+        (self.rights, self.judged) = access.judge(channel, &session.user.id, grants);
+    }
+
+    /// Refuses if the session does not have this right here.
+    pub(super) fn allow(&self, right: Right) -> Result<&Self, Refusal> {
+        if self.rights.has(right) {
+            Ok(self)
+        } else {
+            Err(not_allowed(right))
+        }
+    }
+}
+
+/// The refusal of what somebody has no right to.
+fn not_allowed(right: Right) -> Refusal {
+    let message = format!("You do not have the right \"{right}\" in this channel.");
+    Refusal::because(Reason::NotAllowed, message)
+}

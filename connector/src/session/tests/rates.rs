@@ -1,0 +1,111 @@
+//! A session that does more than it may.
+
+use super::*;
+use crate::limits::SessionRates;
+use crate::limits::pace::Rate;
+
+/// A client that has logged in as "u" and may do this much from now on.
+async fn logged_in_at(rates: SessionRates) -> Scene {
+    let mut scene = logged_in().await;
+    scene.me.paces = Some(Box::new(Paces::new(rates)));
+    scene
+}
+
+fn requests(each_second: u32, burst: u32) -> SessionRates {
+    SessionRates {
+        requests: Rate::of(each_second, burst),
+        ..SessionRates::default()
+    }
+}
+
+fn told_to_wait(id: u64, milliseconds: u64) -> Told {
+    let refusal = Refusal::rate_limited(Duration::from_millis(milliseconds));
+    reply(id, &refusal.body(Protocol::Json))
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_rate_are_refused_and_those_that_come_later_are_not() {
+    let mut scene = logged_in_at(requests(10, 2)).await;
+    let now = Instant::now();
+    for id in 2..4 {
+        let members = request(id, "chat.handler.unknown", &json!({}));
+        scene.me.handle(members, now).await;
+        assert_eq!(scene.client.next().await, refused(id, Reason::UnknownRoute));
+    }
+    scene.me.handle(send(4), now).await;
+    assert_eq!(scene.client.next().await, told_to_wait(4, 100));
+    let later = request(5, "chat.handler.unknown", &json!({}));
+    let in_time = now + Duration::from_millis(100);
+    scene.me.handle(later, in_time).await;
+    assert_eq!(scene.client.next().await, refused(5, Reason::UnknownRoute));
+    assert_eq!(scene.socket.closing(), None);
+}
+
+/// Otherwise its answer would come before those of messages that were sent before it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_comes_after_the_answers_to_earlier_messages() {
+    let mut scene = logged_in_at(requests(10, 1)).await;
+    let now = Instant::now();
+    scene.me.handle(send(2), now).await;
+    tokio::join!(scene.me.handle(send(3), now), async {
+        scene.stream.next().await;
+        let_run().await;
+        assert!(scene.client.has_nothing(), "the first is not answered yet");
+        scene.stream.sent();
+    });
+    assert_eq!(scene.client.next().await, reply(2, SENT));
+    assert_eq!(scene.client.next().await, told_to_wait(3, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_and_pings_are_never_refused() {
+    let mut scene = logged_in_at(requests(1, 1)).await;
+    let now = Instant::now();
+    for id in 2..50 {
+        scene.me.handle(request(id, PING, &json!({})), now).await;
+        assert_eq!(scene.client.next().await, reply(id, DONE));
+    }
+    for id in 50..60 {
+        let leave = request(id, "chat.handler.leave", &json!({"channel": "another"}));
+        scene.me.handle(leave, now).await;
+        assert_eq!(scene.client.next().await, refused(id, Reason::NotJoined));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_after_many_refusals_is_closed() {
+    let mut scene = logged_in_at(requests(10, 3)).await;
+    let now = Instant::now();
+    let mut tries = 0;
+    while scene.socket.closing().is_none() {
+        tries += 1;
+        let again = request(tries, "chat.handler.unknown", &json!({}));
+        scene.me.handle(again, now).await;
+    }
+    // As many as it may make, as many refusals, and one more.
+    assert_eq!(tries, 3 + 3 + 1);
+    assert_eq!(scene.socket.closing(), Some(Disconnect::TooFast));
+}
+
+#[tokio::test(start_paused = true)]
+async fn joins_and_pages_have_rates_of_their_own() {
+    let rates = SessionRates {
+        joins: Rate::of(10, 1),
+        reads: Rate::of(10, 1),
+        ..SessionRates::default()
+    };
+    let mut scene = logged_in_at(rates).await;
+    let now = Instant::now();
+    let paces = scene.me.paces.as_mut().unwrap();
+    assert!(paces.join(now).is_ok() && paces.read(now).is_ok());
+    let join = request(2, "chat.handler.join", &json!({"channel": "another"}));
+    scene.me.handle(join, now).await;
+    assert_eq!(scene.client.next().await, told_to_wait(2, 100));
+    for (id, route) in [(3, "chat.handler.members"), (4, "chat.handler.history")] {
+        scene.me.handle(request(id, route, &json!({})), now).await;
+        assert_eq!(scene.client.next().await, told_to_wait(id, 100));
+    }
+    // The paces are kept although a join takes them along.
+    assert!(scene.me.paces.is_some());
+    scene.instance.nobody_calls().await;
+}

@@ -1,0 +1,203 @@
+//! Settings in files: what `config` prints and checks, what each layer counts for, and what changes without a restart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use testkit::json::Client;
+use testkit::permit::Permit;
+use testkit::service::Standalone;
+use testkit::wait::eventually;
+use testkit::{SOON, binaries};
+
+const BINARIES: [&str; 3] = ["chat", "connector", "standalone"];
+/// Set this in the environment to write docs/configuration.md instead of comparing it.
+const WRITE: &str = "CONFIGURATION_WRITE";
+
+/// Runs a binary that only prints something.
+fn run(binary: &'static str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binaries::path(binary));
+    command.args(arguments).output().expect("it runs")
+}
+
+fn printed(binary: &'static str, arguments: &[&str]) -> String {
+    let output = run(binary, arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{binary} {arguments:?}: {error}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The values that `config show` prints, without their sources.
+fn shown(binary: &'static str, arguments: &[&str]) -> BTreeMap<String, String> {
+    let text = printed(binary, &[&["config", "show"], arguments].concat());
+    let mut table = String::new();
+    let mut values = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            name.trim_end_matches(']').clone_into(&mut table);
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            let value = value.rsplit_once("  # ").map_or(value, |(value, _)| value);
+            values.insert(format!("{table}.{key}"), value.to_owned());
+        }
+    }
+    values
+}
+
+/// The file with every default written down. The examples of tables at its end stay comments.
+fn without_comment_signs(text: &str) -> String {
+    let end = text.find("\n#[[").unwrap_or(text.len());
+    let mut lines = Vec::new();
+    let mut has_default = true;
+    for line in text[..end].lines() {
+        let key = line.strip_prefix('#').filter(|key| !key.starts_with(' '));
+        lines.push(key.filter(|_| has_default).unwrap_or(line));
+        has_default = line != "# Not set by default.";
+    }
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn the_file_that_config_default_prints_changes_nothing() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    for binary in BINARIES {
+        let text = printed(binary, &["config", "default"]);
+        let file = directory.path().join(format!("{binary}.toml"));
+        let path = file.to_str().expect("text");
+        let live = without_comment_signs(&text);
+        assert!(live.contains("\nlisten = \"127.0.0.1:"), "{live}");
+        for content in [&text, &live] {
+            fs::write(&file, content).expect("a file");
+            let checked = printed(binary, &["config", "check", path]);
+            assert_eq!(checked, "The file is right.\n", "{binary}");
+            assert_eq!(
+                shown(binary, &["--config", path]),
+                shown(binary, &[]),
+                "{binary}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("wrong.toml");
+    let path = file.to_str().expect("text");
+    for (binary, text, expected) in [
+        (
+            "chat",
+            "listn = \"127.0.0.1:0\"",
+            "line 1: listn is no setting: did you mean listen?",
+        ),
+        (
+            "connector",
+            "\nmessage_limit = \"1GB\"",
+            "line 2: message_limit: \"1GB\" can't be used",
+        ),
+        (
+            "standalone",
+            "[connector]\nmessage_limits = 5",
+            "did you mean connector.message_limit?",
+        ),
+    ] {
+        fs::write(&file, text).expect("a file");
+        for arguments in [&["--config", path][..], &["config", "check", path]] {
+            let output = run(binary, arguments);
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(
+                output.status.code(),
+                Some(64),
+                "{binary} {arguments:?}: {error}"
+            );
+            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn config_show_never_shows_a_password() {
+    let _permit = Permit::shared().await;
+    for (binary, flag) in [
+        ("chat", "--redis"),
+        ("connector", "--redis"),
+        ("connector", "--chat"),
+    ] {
+        let scheme = if flag == "--redis" { "redis" } else { "http" };
+        let url = format!("{scheme}://user:hidden@127.0.0.1:1");
+        let output = run(binary, &[flag, &url, "config", "show"]);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("hidden"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_filter_changes_at_sighup_and_a_wrong_file_changes_nothing() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("standalone.toml");
+    fs::write(&file, "log_filter = \"info\"\n").expect("a file");
+    let path = file.to_str().expect("text");
+    let system = Standalone::with(&["--config", path]).await;
+    let has = |text: &str| system.lines().iter().any(|line| line.contains(text));
+
+    fs::write(&file, "log_filter = \"debug\"\nlog_fliter = \"x\"\n").expect("a file");
+    system.hang_up();
+    eventually("the mistake is logged", SOON, async || {
+        has("did you mean log_filter") && has("the settings stay as they are")
+    })
+    .await;
+    assert!(!has("\"level\":\"DEBUG\""));
+
+    fs::write(
+        &file,
+        "log_filter = \"debug\"\n[connector]\nheartbeat = \"9s\"\n",
+    )
+    .expect("a file");
+    system.hang_up();
+    eventually("debug lines are logged", SOON, async || {
+        // The end of a connection is logged at level debug.
+        drop(Client::connect(system.address()).await);
+        has("\"level\":\"DEBUG\"")
+    })
+    .await;
+    eventually("the log says what has changed", SOON, async || {
+        has("\"changed\":\"log_filter\"") && has("\"settings\":\"connector.heartbeat\"")
+    })
+    .await;
+}
+
+/// The part of docs/configuration.md that is made of the code.
+fn reference() -> String {
+    let mut text = String::new();
+    for binary in BINARIES {
+        text += &format!(
+            "\n## {binary}\n{}",
+            printed(binary, &["config", "reference"])
+        );
+    }
+    text
+}
+
+#[tokio::test]
+async fn the_documentation_has_every_setting_as_the_code_has_it() {
+    let _permit = Permit::shared().await;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let committed = fs::read_to_string(&file).expect("docs/configuration.md is there");
+    let begin = committed
+        .find("\n## chat\n")
+        .expect("it has a part for chat");
+    let made = reference();
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(file, committed[..begin].to_owned() + &made).expect("it can be written");
+        return;
+    }
+    assert!(
+        committed[begin..] == made,
+        "docs/configuration.md does not say what the code says. To write it again, run:\n  \
+         {WRITE}=1 ./tests/run the_documentation_has_every_setting"
+    );
+}
