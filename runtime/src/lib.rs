@@ -15,6 +15,7 @@ pub mod config;
 pub mod descriptors;
 pub mod doors;
 pub mod families;
+pub mod files;
 pub mod huge_pages;
 pub mod lifecycle;
 pub mod listen;

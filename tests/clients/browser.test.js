@@ -309,9 +309,9 @@ describe("the original's browser library in a browser", function () {
 
   let site;
 
-  before('a site of its own', async function () {
+  before('a site of its own, whose origin the connectors allow', async function () {
     site = http.createServer((request, response) => response.setHeader('Content-Type', 'text/html').end('<!doctype html>'));
-    await new Promise((resolve) => site.listen(0, '127.0.0.1', resolve));
+    await new Promise((resolve) => site.listen(Number(process.env.SITE), '127.0.0.1', resolve));
   });
 
   after(function () {

@@ -4,15 +4,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use testkit::process::Process;
+use testkit::redis::free_port;
 use testkit::system::{Plan, System};
 
 #[tokio::test]
 async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_network() {
-    let plan = Plan::of(2, 2).connector_flags(&["--heartbeat", "2s"]);
-    let system = plan.start().await;
+    // The page of the original's library is served by somebody else.
+    let site = free_port();
+    let origin = format!("http://127.0.0.1:{site}").leak();
+    let flags = ["--heartbeat", "2s", "--allowed-origins", origin];
+    let system = Plan::of(2, 2).connector_flags(&flags).start().await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = testkit::mocha("browser.test.js", &system.connectors);
-    command.env("CHROMIUM", chromium()).env("OUTPUT", &pictures);
+    command
+        .env("CHROMIUM", chromium())
+        .env("OUTPUT", &pictures)
+        .env("SITE", site.to_string());
     let mut mocha = Process::spawn("mocha", &mut command);
     let status = mocha.ended_within(Duration::from_secs(180)).await;
     let output = mocha.lines().join("\n");

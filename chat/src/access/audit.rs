@@ -5,10 +5,10 @@
 
 use super::tokens::Token;
 use crate::error::Error;
+use crate::port::ending::follow;
 use crate::port::gate::{Protocol, protocol};
 use crate::port::measure::code_name;
 use http::{HeaderMap, Response};
-use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -134,24 +134,16 @@ impl Audited {
         }
     }
 
-    /// The status stands in the headers if the answer has no body, and otherwise in the trailers after the body.
     pub(super) fn follow(mut self, answer: Response<Body>) -> Response<Body> {
-        if self.note_end(answer.headers()) || self.only_refusals {
+        // An answer in JSON is made once its call has ended. Nobody reads its trailers.
+        let is_whole = protocol(answer.headers()) == Protocol::Other;
+        if self.only_refusals || is_whole {
+            if !self.note_end(answer.headers()) && is_whole {
+                self.code = Code::Ok;
+            }
             return answer;
         }
-        // An answer in JSON is made once its call has ended well. Nobody reads its trailers.
-        if protocol(answer.headers()) == Protocol::Other {
-            self.code = Code::Ok;
-            return answer;
-        }
-        answer.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.note_end(trailers);
-                }
-                frame
-            }))
-        })
+        follow(answer, move |headers| self.note_end(headers))
     }
 
     fn note_end(&mut self, headers: &HeaderMap) -> bool {

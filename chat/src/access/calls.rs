@@ -115,7 +115,7 @@ const REFLECTION: &str = "/grpc.reflection.";
 pub(super) enum Needs {
     /// Everybody.
     Nothing,
-    /// Whoever calls from this machine, and others with any token.
+    /// No token for callers on this machine, and any token for others.
     AnyTokenFromElsewhere,
     /// Any token. Nothing is at this path, and only a caller that is let in is told what there is.
     AnyToken,

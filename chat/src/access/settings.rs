@@ -11,7 +11,7 @@ pub struct AccessSettings {
     /// File with the tokens of those who may call, one a line; `chat token create` prints such a line. It is read again when it
     /// changes
     ///
-    /// Without it: whoever reaches the port may call everything.
+    /// Without it: everybody who reaches the port may call everything.
     #[arg(id = "api.tokens_file", long = "api-tokens-file", value_name = "FILE")]
     pub api_tokens_file: Option<PathBuf>,
 }

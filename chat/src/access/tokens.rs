@@ -3,12 +3,13 @@
 
 use super::file::{FileError, Hash, Line, parse};
 use parking_lot::{Mutex, RwLock};
+use runtime::files::read;
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use std::{fmt, fs};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -83,7 +84,7 @@ impl fmt::Debug for Tokens {
 impl Tokens {
     pub(super) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
         let path = path.to_owned();
-        let text = match read(&path) {
+        let text = match read(&path, FILE_BYTES) {
             Ok(text) => text,
             Err(error) => return Err(OpenError::Unreadable { path, error }),
         };
@@ -186,23 +187,12 @@ impl Tokens {
     /// Reads the file on a thread that may wait.
     async fn read_aside(&self) -> Found {
         let path = self.path.clone();
-        match spawn_blocking(move || read(&path)).await {
+        match spawn_blocking(move || read(&path, FILE_BYTES)).await {
             Ok(Ok(text)) => Found::Text(text),
             Ok(Err(error)) => Found::Nothing(error.to_string()),
             Err(error) => Found::Nothing(error.to_string()),
         }
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = fs::File::open(path)?;
-    file.take(FILE_BYTES + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > FILE_BYTES {
-        let error = format!("it has more than {FILE_BYTES} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, error));
-    }
-    Ok(text)
 }
 
 fn lines_of(text: &[u8]) -> Result<Vec<Line>, FileError> {

@@ -1,8 +1,8 @@
 //! Counts, times and traces every call, whether it is answered, refused by a guard or broken off.
 
+use super::ending::follow;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
-use http_body_util::BodyExt;
 use metrics::{counter, gauge, histogram};
 use runtime::families::{Family, register};
 use std::convert::Infallible;
@@ -143,19 +143,8 @@ impl Call {
         }
     }
 
-    /// The status stands in the headers if the answer has no body, and otherwise in the trailers after the body.
     fn follow(mut self, response: Response<Body>) -> Response<Body> {
-        if self.note_end(response.headers()) {
-            return response;
-        }
-        response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.note_end(trailers);
-                }
-                frame
-            }))
-        })
+        follow(response, move |headers| self.note_end(headers))
     }
 
     fn note_end(&mut self, headers: &HeaderMap) -> bool {

@@ -4,6 +4,7 @@
 //! is counted ([`measure`]) and bounded ([`guard`]) before its method runs.
 
 pub(crate) mod connections;
+pub(crate) mod ending;
 pub(crate) mod gate;
 pub(crate) mod guard;
 pub(crate) mod health;

@@ -2,11 +2,12 @@
 
 use super::claims::Claims;
 use super::grants::Grants;
+use super::issuer_error::IssuerError;
 use super::rejected::Rejected;
 use super::rights::Rights;
 use super::rules::{RuleError, Rules};
 use super::settings::{AuthSettings, Mode};
-use super::verifier::{IssuerError, Verifier};
+use super::verifier::Verifier;
 use channel_store::{ChannelName, UserId};
 use parking_lot::Mutex;
 use std::convert::Infallible;
@@ -124,8 +125,16 @@ impl AccessControl {
     }
 
     /// Puts other rules in force, also for the sessions that are in channels already.
+    ///
+    /// The same rules change nothing, so no session is judged again.
     pub fn swap(&self, rules: Rules) {
-        *self.rules.lock() = Arc::new(rules);
+        {
+            let mut before = self.rules.lock();
+            if **before == rules {
+                return;
+            }
+            *before = Arc::new(rules);
+        }
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changed.send_replace(());
     }

@@ -13,7 +13,7 @@ const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const P384: &[u8] = &[0x2b, 0x81, 4, 0, 0x22];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// Reads a `SubjectPublicKeyInfo`. `None` if it is none, or of a kind that no algorithm uses.
+/// Reads a `SubjectPublicKeyInfo`. `None` if it cannot be read, or if no algorithm uses such a key.
 pub(super) fn public_key(der: &[u8]) -> Option<Material> {
     let mut input = der;
     let mut info = read(&mut input, SEQUENCE)?;

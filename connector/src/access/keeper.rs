@@ -6,9 +6,9 @@
 
 use super::algorithm::Algorithm;
 use super::fetch::{FetchError, fetch};
+use super::issuer_error::IssuerError;
 use super::keys::{KeyError, KeySet, LARGEST};
 use super::settings::IssuerSettings;
-use super::verifier::IssuerError;
 use http::Uri;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -41,7 +41,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Reads the URL of a set of keys. `None`: it is none, or it holds a user or a password, which would be logged.
+    /// Reads the URL of a set of keys. `None` if it is no such URL, or if it holds a user or a password, which would be logged.
     pub(super) fn parse_url(url: &str) -> Option<Uri> {
         let uri: Uri = url.parse().ok()?;
         let is_plain = !uri.authority()?.as_str().contains('@');
@@ -303,10 +303,9 @@ fn take(state: &mut State, issuer: &str, keys: Result<KeySet, String>) {
     }
 }
 
-/// Reads a file, and no more than keys may have.
+/// Reads a file, and no more than shows that it has more than keys may have. The keys then say so in their own words.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    // One byte more than is allowed shows that there is too much.
     let most = LARGEST as u64 + 1;
     File::open(file)?.take(most).read_to_end(&mut content)?;
     Ok(content)

@@ -1,7 +1,7 @@
 //! Who may log in, and what sessions may do: the tokens of issuers that the operator names, and the rules of channels.
 //!
-//! `control` is what sessions ask, and `rules` are those of channels. `settings` has what the operator says, `verifier` checks tokens, `keeper` keeps the keys of an issuer fresh, and
-//! `claims` is what a token says. The cryptography is that of `ring`.
+//! Sessions ask `control`. `settings` has what the operator says, `rules` are those of channels, `verifier` checks tokens, `keeper` keeps
+//! the keys of an issuer fresh, and `claims` is what a token says. The cryptography is that of `ring`.
 
 mod algorithm;
 mod claims;
@@ -9,6 +9,7 @@ mod control;
 mod der;
 mod fetch;
 mod grants;
+mod issuer_error;
 mod jws;
 mod keeper;
 mod keys;
@@ -25,6 +26,7 @@ pub(crate) use claims::user_id;
 pub(crate) use control::ttl;
 pub use control::{AccessControl, AccessError};
 pub use grants::Grants;
+pub use issuer_error::IssuerError;
 pub(crate) use jws::LARGEST_TOKEN;
 pub use keys::KeyError;
 pub use pattern::PatternError;
@@ -32,7 +34,7 @@ pub use rejected::Rejected;
 pub use rights::{Right, Rights};
 pub use rules::{ChannelRule, RuleError, Rules, Who};
 pub use settings::{AccessTables, AuthSettings, IssuerSettings, Mode};
-pub use verifier::{IssuerError, Verifier};
+pub use verifier::Verifier;
 
 #[cfg(test)]
 pub(crate) mod testing;

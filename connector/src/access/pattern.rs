@@ -36,16 +36,7 @@ pub(super) struct Pattern {
 impl Pattern {
     /// Reads a pattern of the settings.
     pub(super) fn parse(text: &str) -> Result<Self, PatternError> {
-        if !(1..=ChannelName::LIMIT).contains(&text.len()) {
-            return Err(PatternError::Length);
-        }
-        let (text, is_prefix) = match text.strip_suffix('*') {
-            Some(beginning) => (beginning, true),
-            None => (text, false),
-        };
-        if text.contains('*') {
-            return Err(PatternError::Star);
-        }
+        let (text, is_prefix) = split(text)?;
         let (before, after) = match text.split_once(USER) {
             Some((_, after)) if after.contains(USER) => return Err(PatternError::TwoUsers),
             Some(_) if is_prefix => return Err(PatternError::UserAndStar),
@@ -62,12 +53,8 @@ impl Pattern {
     /// Reads a pattern of a token. `{user}` means nothing special there, because the token names its user. `None`: this is
     /// no pattern.
     pub(super) fn granted(text: &str) -> Option<Self> {
-        let is_short = (1..=ChannelName::LIMIT).contains(&text.len());
-        let (before, is_prefix) = match text.strip_suffix('*') {
-            Some(beginning) => (beginning, true),
-            None => (text, false),
-        };
-        (is_short && !before.contains('*')).then(|| Self {
+        let (before, is_prefix) = split(text).ok()?;
+        Some(Self {
             before: before.into(),
             after: None,
             is_prefix,
@@ -93,6 +80,21 @@ impl Pattern {
             None => self.is_prefix || rest.is_empty(),
         }
     }
+}
+
+/// A pattern without the `*` at its end, and true if it has one.
+fn split(text: &str) -> Result<(&str, bool), PatternError> {
+    if !(1..=ChannelName::LIMIT).contains(&text.len()) {
+        return Err(PatternError::Length);
+    }
+    let (text, is_prefix) = match text.strip_suffix('*') {
+        Some(beginning) => (beginning, true),
+        None => (text, false),
+    };
+    if text.contains('*') {
+        return Err(PatternError::Star);
+    }
+    Ok((text, is_prefix))
 }
 
 #[cfg(test)]

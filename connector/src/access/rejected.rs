@@ -5,7 +5,7 @@ use wire::Reason;
 /// Why a token is rejected. No text shows a part of the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// There is none.
+    /// The client has shown no token.
     #[error("the client has sent no token")]
     Missing,
     /// Longer than any token should be.

@@ -36,7 +36,7 @@ pub enum Who {
     Members,
     /// Those to whom their token grants it. Beyond that, all but `join` needs a membership.
     Grant,
-    /// A service of the operator would be asked. There is none yet.
+    /// A service of the operator would be asked. This is not supported yet.
     Hook,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Who {
 /// Why rules cannot be used. One line, which names the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// The pattern is none.
+    /// The pattern cannot be read.
     #[error("[[channel]] match = {pattern:?}: {error}")]
     Pattern {
         /// The pattern.
@@ -90,7 +90,7 @@ pub enum RuleError {
 }
 
 /// A rule that can be used.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Rule {
     pattern: Pattern,
     /// In the order of [`Right::ALL`].
@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// All rules, in order.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rules(Vec<Rule>);
 
 impl Rules {

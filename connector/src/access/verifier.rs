@@ -2,57 +2,19 @@
 
 use super::algorithm::Algorithm;
 use super::claims::{Claims, Expected};
+use super::issuer_error::IssuerError;
 use super::jws::Jws;
 use super::keeper::{Keeper, Source};
-use super::keys::{Candidates, KeyError};
+use super::keys::Candidates;
 use super::rejected::Rejected;
 use super::settings::IssuerSettings;
 use futures_util::future::join_all;
 use serde_json::Value;
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-/// Why issuers cannot be used. One line, which names the issuer and the key of the settings.
-#[derive(Debug, thiserror::Error)]
-pub enum IssuerError {
-    /// There is none.
-    #[error(
-        "auth.mode is jwt, but there is no [[auth.issuer]], so nobody could log in. Name one in the configuration file"
-    )]
-    None,
-    /// Settings that contradict each other.
-    #[error("[[auth.issuer]] {issuer}: {what}")]
-    Settings {
-        /// The issuer.
-        issuer: String,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// A file that cannot be read.
-    #[error("[[auth.issuer]] {issuer}: cannot read {}: {error}", file.display())]
-    File {
-        /// The issuer.
-        issuer: String,
-        /// The file.
-        file: PathBuf,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// Keys that cannot be used.
-    #[error("[[auth.issuer]] {issuer}: {}: {error}", file.display())]
-    Keys {
-        /// The issuer.
-        issuer: String,
-        /// The file.
-        file: PathBuf,
-        /// Why not.
-        error: KeyError,
-    },
-}
 
 /// An issuer and its keys.
 struct Issuer {

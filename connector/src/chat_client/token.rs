@@ -1,18 +1,18 @@
 //! The token that this connector shows to chats, which may want one. It stands in a file, and is read again when the file changes,
 //! so that it can be replaced while clients are connected.
 
-use super::source::ChatService;
-use crate::grpc::TransportError;
+use crate::grpc::{GrpcService, TransportError};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
-use std::io::Read;
+use runtime::files::read_text;
+use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use std::{fmt, fs, io};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -81,7 +81,7 @@ impl ChatToken {
     }
 
     /// A service that shows the token with each call.
-    pub(super) fn shown_to(self: &Arc<Self>, chat: ChatService) -> ChatService {
+    pub(super) fn shown_to(self: &Arc<Self>, chat: GrpcService) -> GrpcService {
         BoxCloneSyncService::new(Showing {
             chat,
             token: Arc::clone(self),
@@ -127,13 +127,13 @@ async fn keep_looking(token: Weak<ChatToken>) {
 /// # Errors
 /// Why there is none, without what is in the file.
 fn read(path: &Path) -> Result<HeaderValue, String> {
-    let mut text = String::new();
-    let open = fs::File::open(path);
-    let read = open.and_then(|file| file.take(FILE_BYTES + 1).read_to_string(&mut text));
-    read.map_err(|error: io::Error| format!("cannot read it: {error}"))?;
+    let text = match read_text(path, FILE_BYTES) {
+        // So much is no token.
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => String::new(),
+        read => read.map_err(|error| format!("cannot read it: {error}"))?,
+    };
     let mut words = text.split_whitespace();
-    let token = words.next().filter(|_| text.len() as u64 <= FILE_BYTES);
-    let (Some(token), None) = (token, words.next()) else {
+    let (Some(token), None) = (words.next(), words.next()) else {
         let reason = "it must hold one token and nothing else: the first line that `chat token create` prints";
         return Err(reason.to_owned());
     };
@@ -147,7 +147,7 @@ fn read(path: &Path) -> Result<HeaderValue, String> {
 /// A chat to which the token is shown with each call.
 #[derive(Clone)]
 struct Showing {
-    chat: ChatService,
+    chat: GrpcService,
     token: Arc<ChatToken>,
 }
 

@@ -116,7 +116,7 @@ impl Services {
     }
 
     /// Renews the leases, closes the sockets of an incarnation that was declared dead, announces the login policy of this
-    /// connector, and keeps keys and rules fresh, until the handles are dropped.
+    /// connector, and keeps the keys of issuers fresh, until the handles are dropped.
     pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 3] {
         let this = Arc::clone(self);
         let leases = tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wire::Refusal;
 
-/// Requests that are never refused. Whoever leaves costs less afterwards, and a ping shows that a client lives.
+/// Requests that are never refused. A session that leaves a channel costs less afterwards, and a ping shows that a client lives.
 const FREE: [&str; 2] = ["chat.handler.leave", "connector.handler.ping"];
 
 /// The pace at which a session may join further channels, whatever the operator allows.

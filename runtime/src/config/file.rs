@@ -3,15 +3,14 @@
 use super::SettingsError;
 use super::key::Key;
 use super::text::Shown;
+use crate::files::read_text;
 use serde::de::DeserializeOwned;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The most bytes of a file.
-const LARGEST: u64 = 1 << 20;
+pub(super) const LARGEST: u64 = 1 << 20;
 /// A name that is so much like a known one is taken for a slip. 1.0: the same.
 const LIKENESS: f64 = 0.8;
 
@@ -35,15 +34,12 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
         let name = path.display().to_string();
-        let failed = |reason: String| SettingsError::file(&format!("{name}: {reason}"));
-        let mut text = String::new();
-        let file = File::open(path).map_err(|error| failed(format!("can't be read: {error}")))?;
-        let read = file.take(LARGEST + 1).read_to_string(&mut text);
-        read.map_err(|error| failed(format!("can't be read: {error}")))?;
-        if text.len() as u64 > LARGEST {
-            return Err(failed("is larger than 1 MiB".to_owned()));
+        match read_text(path, LARGEST) {
+            Ok(text) => Ok(Self { name, text }),
+            Err(error) => Err(SettingsError::file(&format!(
+                "{name}: can't be read: {error}"
+            ))),
         }
-        Ok(Self { name, text })
     }
 
     /// The line of the file in front of a message about it.

@@ -1,12 +1,13 @@
 //! Settings that change while the process runs.
 
 use super::command::{Asked, Loaded, read};
+use super::file::LARGEST;
 use super::text::Shown;
 use super::{Settings, SettingsError};
+use crate::files;
 use crate::telemetry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,7 +79,10 @@ impl<T: Settings> Source<T> {
             return;
         };
         let file = self.file.clone();
-        let content = || file.as_ref().and_then(|file| fs::read(file).ok());
+        let content = || {
+            file.as_ref()
+                .and_then(|file| files::read(file, LARGEST).ok())
+        };
         let mut before = content();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -109,8 +109,11 @@ pub(super) fn reference<T: Settings>(keys: &[Key]) -> String {
             true => String::new(),
             false => format!("`{}`", value(key, &key.default)),
         };
-        let help = key.help.split_whitespace().collect::<Vec<_>>().join(" ");
-        let mut about = help.trim_end_matches('.').to_owned() + ".";
+        let sentences = key.help.split("\n\n").map(|paragraph| {
+            let words: Vec<_> = paragraph.split_whitespace().collect();
+            words.join(" ").trim_end_matches('.').to_owned()
+        });
+        let mut about = sentences.collect::<Vec<_>>().join(". ") + ".";
         if !key.choices.is_empty() {
             let _ = write!(about, " One of: {}.", key.choices.join(", "));
         }
