@@ -1,7 +1,6 @@
 //! Certificates and keys in PEM, as they are in files.
 
-use std::fs::File;
-use std::io::{self, Read};
+use crate::files;
 use std::path::{Path, PathBuf};
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -54,19 +53,7 @@ pub(super) struct Contents<'a> {
 
 /// Reads a whole file, if it is not too long.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let read = File::open(file)?
-            .take(LARGEST + 1)
-            .read_to_end(&mut bytes)?;
-        if read as u64 > LARGEST {
-            return Err(io::Error::other(format!(
-                "it has more than {LARGEST} bytes"
-            )));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|error| TlsError::Unreadable {
+    files::read(file, LARGEST).map_err(|error| TlsError::Unreadable {
         file: file.to_owned(),
         reason: error.to_string(),
     })
