@@ -2,6 +2,7 @@
 
 use crate::access::settings::ACCESS;
 use crate::access::{Access, AccessSettings};
+use crate::tls::PortSettings;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
@@ -215,6 +216,10 @@ pub struct Config {
     /// What is logged.
     #[command(flatten)]
     pub log: LogSettings,
+
+    /// The certificate of the port.
+    #[command(flatten)]
+    pub tls: PortSettings,
 }
 
 impl Grouped for Config {
@@ -227,6 +232,7 @@ impl Grouped for Config {
         "log_format",
     ];
     const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        ("Encryption", &PortSettings::IDS),
         (
             "Redis",
             &[
@@ -304,6 +310,7 @@ impl Settings for Config {
             ));
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
+        self.tls.check().map_err(|error| error.to_string())?;
         self.doors
             .check(&self.access.door("--listen", self.listen))?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {

@@ -17,6 +17,7 @@ mod error;
 mod gateway;
 mod metering;
 mod port;
+mod tls;
 mod users;
 mod watch;
 mod web;
@@ -25,6 +26,7 @@ pub use access::Access;
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
+pub use tls::{Port, PortSettings};
 pub use users::Connectors;
 pub use watch::Watching;
 
@@ -50,7 +52,6 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -122,13 +123,13 @@ fn bounded<S>(service: S, bounds: &Arc<Bounds>) -> Measured<Guarded<Transcoded<S
     Measured::new(Guarded::new(Transcoded::new(service), bounds))
 }
 
-/// Serves [`service`] with health and reflection until the shutdown is requested and then all calls are done, or
+/// Serves [`service`] at a port, which may have a certificate, with health and reflection until the shutdown is requested and then all calls are done, or
 /// [`Limits::drain_time`] has passed.
 ///
 /// # Errors
 /// [`ServeError`]. No caller can cause it.
 pub async fn serve(
-    listener: TcpListener,
+    port: impl Into<Port>,
     store: Arc<dyn ChannelStore>,
     cleanup: Arc<Cleanup>,
     connectors: Arc<Connectors>,
@@ -167,7 +168,11 @@ pub async fn serve(
         .layer(gate)
         .layer(web)
         .layer(bearer)
-        .serve_with_incoming_shutdown(routes, accept(listener, connections), shutdown.requested());
+        .serve_with_incoming_shutdown(
+            routes,
+            accept(port.into(), connections),
+            shutdown.requested(),
+        );
     tokio::select! {
         served = server => served?,
         () = drained(&shutdown, limits.drain_time) => {
@@ -186,20 +191,17 @@ fn reflection() -> Builder<'static> {
 }
 
 /// Accepted connections. Errors of single accepts are logged and passed over.
-fn accept(
-    listener: TcpListener,
-    connections: Arc<Connections>,
-) -> impl Stream<Item = io::Result<Socket>> {
-    stream::unfold((listener, connections), async |(listener, connections)| {
+fn accept(port: Port, connections: Arc<Connections>) -> impl Stream<Item = io::Result<Socket>> {
+    stream::unfold((port, connections), async |(port, connections)| {
         loop {
-            let accepted = listener.accept().await.and_then(|(stream, peer)| {
+            let accepted = port.listener.accept().await.and_then(|(stream, peer)| {
                 // Without this an answer could wait for the acknowledgement of the answer before it (F15).
                 stream.set_nodelay(true)?;
                 Ok((stream, peer))
             });
             match accepted {
-                Ok((stream, peer)) => match connections.admit(stream, peer) {
-                    Some(socket) => return Some((Ok(socket), (listener, connections))),
+                Ok((stream, peer)) => match connections.admit(stream, peer, port.tls.as_deref()) {
+                    Some(socket) => return Some((Ok(socket), (port, connections))),
                     None => {
                         metering::connection_refused();
                         tracing::warn!(%peer, "refused a connection, because all other connections have calls under way");

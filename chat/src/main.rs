@@ -26,12 +26,12 @@ fn main() -> ExitCode {
 
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let access = config.access.open().context("--api-tokens-file")?;
-    let listener = listen::bind(config.listen)?;
+    let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
     let store = RedisStore::open(&config.redis, config.store())
         .await
         .context("cannot use this Redis")?;
-    let address = listener.local_addr()?;
+    let address = port.local_address()?;
     tracing::info!(%address, "listening");
     config
         .doors
@@ -58,7 +58,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = Arc::new(store);
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
     chat::serve(
-        listener,
+        port,
         store,
         cleanup,
         connectors,

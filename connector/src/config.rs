@@ -5,6 +5,7 @@ mod rates;
 pub use rates::{RATES, RateSettings};
 
 use crate::access::{AccessControl, AccessTables, AuthSettings, Mode};
+use crate::call_settings::{ChatTls, RouteTls};
 use crate::chat_client::{ChatAccess, Source};
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
@@ -21,6 +22,7 @@ use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, Settings};
 use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
+use runtime::tls::TlsSettings;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -122,6 +124,10 @@ pub struct Config {
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub threads: usize,
 
+    /// TLS for calls to chat.
+    #[command(flatten)]
+    pub chat_tls: ChatTls,
+
     /// Whether everybody may log in, from everywhere.
     #[command(flatten)]
     pub doors: DoorSettings,
@@ -134,6 +140,14 @@ pub struct Config {
 /// What clients may do and cost.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientSettings {
+    /// The certificate of the clients' port.
+    #[command(flatten)]
+    pub tls: TlsSettings,
+
+    /// The authorities of the operator's handlers.
+    #[command(flatten)]
+    pub route_tls: RouteTls,
+
     /// The time between heartbeats, such as 25s; a plain number means seconds. A client that is silent for twice as
     /// long is dropped
     #[arg(long, default_value = "25s", value_parser = seconds)]
@@ -291,6 +305,7 @@ impl Grouped for Config {
             ],
         ),
         CLIENTS,
+        ENCRYPTION,
         ACCESS,
         LIMITS,
         RATES,
@@ -330,6 +345,19 @@ pub const CLIENTS: (&str, &[&str]) = (
         "no_deflate",
         "no_page",
         "allowed_origins",
+    ],
+);
+
+/// The heading for certificates, and the settings below it.
+pub const ENCRYPTION: (&str, &[&str]) = (
+    "Encryption",
+    &[
+        "tls.certificate",
+        "tls.key",
+        "chat_ca",
+        "chat_certificate",
+        "chat_key",
+        "route_ca",
     ],
 );
 
@@ -424,7 +452,10 @@ impl Settings for Config {
         self.clients.check()?;
         self.doors.check(&self.clients.door(&self.listen))?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
-        Source::parse(&self.chat, None).map_err(|error| format!("--chat: {error}"))?;
+        let chats = Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
+        self.chat_tls
+            .check(&chats)
+            .map_err(|error| error.to_string())?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
@@ -476,7 +507,10 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
-        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
+        self.tls.check().map_err(|error| error.to_string())?;
+        let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
+        let checked = self.route_tls.check(&uris);
+        checked.map_err(|error| error.to_string())?;
         let access = AccessControl::begin(&self.auth);
         access.map(drop).map_err(|error| error.to_string())
     }

@@ -1,5 +1,6 @@
 //! gRPC services in other processes, as a connector finds and reaches them: chats, and the handlers of operators.
 
+use crate::dial::{is_encrypted, server_name};
 use http::Uri;
 use http::uri::Authority;
 use runtime::cli::redact;
@@ -10,8 +11,6 @@ use tonic::Status;
 use tonic::transport::Endpoint;
 use tower::util::BoxCloneSyncService;
 
-/// How long an attempt to connect may take.
-pub(crate) const CONNECT: Duration = Duration::from_secs(1);
 /// How often a name is resolved again.
 pub(crate) const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -38,15 +37,9 @@ impl TransportError {
 /// An address in the settings that can't be used. No message shows a user or a password.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// The address is not of the form `http://host:port`.
+    /// The address is not of the form `http://host:port` or `https://host:port`.
     #[error("{0:?} is not an address such as http://127.0.0.1:4001")]
     NoAddress(String),
-    /// The address asks for TLS.
-    #[error(
-        "{0:?}: connectors call without TLS; use http:// as in http://127.0.0.1:4001, inside a network that you trust, or \
-         that encrypts"
-    )]
-    Encrypted(String),
     /// The address names a user.
     #[error(
         "{0:?}: connectors send no user and no password; use an address such as http://127.0.0.1:4001"
@@ -68,7 +61,11 @@ pub(crate) fn uri(address: &str) -> Result<Uri, AddressError> {
             Err(AddressError::Credentials(shown))
         }
         (Some("http"), Some(authority)) if is_host_and_port(authority) && is_bare(&uri) => Ok(uri),
-        (Some("https"), _) => Err(AddressError::Encrypted(shown)),
+        (Some("https"), Some(authority))
+            if is_host_and_port(authority) && is_bare(&uri) && server_name(&uri).is_some() =>
+        {
+            Ok(uri)
+        }
         _ => Err(AddressError::NoAddress(shown)),
     }
 }
@@ -90,7 +87,8 @@ fn is_bare(uri: &Uri) -> bool {
 /// Why the name can't be resolved now.
 pub(crate) async fn resolve(uri: &Uri) -> io::Result<Vec<SocketAddr>> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(80);
+    let port = uri.port_u16();
+    let port = port.unwrap_or(if is_encrypted(uri) { 443 } else { 80 });
     Ok(tokio::net::lookup_host((host, port)).await?.collect())
 }
 
@@ -133,7 +131,9 @@ mod tests {
     #[test]
     fn an_invalid_address_is_refused_with_the_reason_and_an_example() {
         for (wrong, reason) in [
-            ("https://chat:4001", "without TLS"),
+            ("https://chat:4001/path", "is not an address"),
+            ("https://no name", "is not an address"),
+            ("https://a..b:4001", "is not an address"),
             ("http://user:secret@chat:4001", "no user and no password"),
             ("https://user:secret@chat", "no user and no password"),
             ("chat:4001", "is not an address"),
@@ -154,6 +154,9 @@ mod tests {
             "http://[::1]:4001",
             "http://[::1]",
             "http://chat",
+            "https://chat:4001",
+            "https://[::1]:4001",
+            "https://chat",
         ] {
             assert_eq!(refused(right), "");
         }

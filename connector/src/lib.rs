@@ -5,15 +5,17 @@
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
 //! Imports go one way: `listener` and `http` → `client` → `session` → [`access`], [`hub`], [`membership`],
-//! [`chat_client`] and [`routes`] → [`transport`] and [`grpc`] → [`limits`].
+//! [`chat_client`] and [`routes`] → [`transport`] and [`grpc`] → `dial`, [`limits`].
 
 pub mod access;
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
+pub mod call_settings;
 pub mod chat_client;
 mod client;
 pub mod config;
+mod dial;
 pub mod grpc;
 mod http;
 pub mod hub;
@@ -21,6 +23,7 @@ pub mod limits;
 mod listener;
 pub mod membership;
 mod metering;
+mod opening;
 mod random;
 pub mod routes;
 mod session;
@@ -48,6 +51,7 @@ use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
 use runtime::config::Reloading;
 use runtime::listen::Listener;
+use runtime::tls::{ServerTls, TlsError};
 use runtime::{Readiness, Shutdown};
 use session::{Services, Terms};
 use std::sync::Arc;
@@ -85,6 +89,7 @@ pub struct Store {
 pub struct Connector {
     clients: ClientSettings,
     services: Arc<Services>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// What changes with the settings while the connector runs.
@@ -149,8 +154,18 @@ impl Connector {
         };
         Ok(Self {
             clients: clients.clone(),
+            tls: None,
             services: Services::new(lease, logins, hub, chat, inboxes, terms),
         })
+    }
+
+    /// Lets the clients' port speak TLS alone, if the settings have a certificate. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the certificate or its key can't be used.
+    pub fn with_tls(self) -> Result<Self, TlsError> {
+        let tls = self.clients.tls.begin(opening::ALPN)?;
+        Ok(Self { tls, ..self })
     }
 
     /// Adds what this connector needs before clients should come: a chat, publications that work, the login policy that
@@ -200,6 +215,7 @@ impl Connector {
         let Self {
             clients: settings,
             services,
+            tls,
         } = self;
         let limits = Limits::new(settings.bounds());
         let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
@@ -236,6 +252,7 @@ impl Connector {
         let port = Port {
             http: Arc::new(http),
             limits,
+            tls,
         };
         let keeping = services.keep();
         let mut changes = services.access.changes();

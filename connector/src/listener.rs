@@ -3,13 +3,15 @@
 //! Clients of HTTP and of Pomelo's packages connect to the same port. The first byte tells which it is, as in the
 //! original.
 
-use crate::http::Http;
+use crate::http::{Http, HttpIo};
 use crate::limits::addresses::AddressPermit;
 use crate::limits::{self, Bound, Limits};
+use crate::opening::open;
 use crate::transport::pass::Pass;
 use crate::transport::peer::Peer;
 use crate::transport::proxies::read_header;
 use runtime::listen::Listener;
+use runtime::tls::ServerTls;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ const REFUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Port {
     pub(crate) http: Arc<Http>,
     pub(crate) limits: Arc<Limits>,
+    /// The certificate of the port. Without one it speaks no TLS.
+    pub(crate) tls: Option<Arc<ServerTls>>,
 }
 
 impl Port {
@@ -76,7 +80,7 @@ impl Port {
         }
     }
 
-    /// A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
+    /// The handshake of TLS and the first byte after it have one time together. A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
     /// socket without a place is served only if it speaks HTTP. It may bring a request of a polling client that has
     /// places of its own, and any other client is told why it is refused.
     fn serve_socket(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>, peer: Option<Peer>) {
@@ -103,20 +107,21 @@ impl Port {
             }
             let format = self.http.pomelo.on_a_stream();
             let clients = Arc::clone(&self.http.clients);
-            clients.serve_socket(stream, pass, peer, Vec::new(), format, None);
+            let (socket, pass) = stream.into_parts();
+            clients.serve_socket(socket, pass, peer, Vec::new(), format, None);
         });
         let task = task.abort_handle();
         half_open.ends_by(move || task.abort());
     }
 
-    /// Reads what a proxy says about the client, and looks at the first byte of the client itself. `None`: the socket is over, or a
+    /// Reads what a proxy says about the client, lets the client begin TLS, and looks at its first byte. `None`: the socket is over, or a
     /// proxy does not speak the PROXY protocol.
     async fn begin(
         &self,
         mut stream: TcpStream,
-        pass: &Pass,
+        pass: &Arc<Pass>,
         mut peer: Option<Peer>,
-    ) -> Option<(TcpStream, Option<Peer>, u8)> {
+    ) -> Option<(HttpIo, Option<Peer>, u8)> {
         let proxy = peer.map(|it| it.address);
         if self.http.proxies.sends_header(proxy) {
             match read_header(&mut stream).await {
@@ -131,11 +136,8 @@ impl Port {
                 }
             }
         }
-        let mut first = [0];
-        match stream.peek(&mut first).await {
-            Ok(1) => Some((stream, peer, first[0])),
-            _ => None,
-        }
+        let (stream, first) = open(stream, pass, self.tls.as_deref()).await?;
+        Some((stream, peer, first))
     }
 
     /// Counts a connection of this client. `None`: its address has too many, and the connection is closed without words, because a

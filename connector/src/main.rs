@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use channel_store::redis::RedisFeed;
-use connector::chat_client::{Chat, OwnSettings, Source};
+use connector::chat_client::{Chat, Credentials, OwnSettings, Source};
 use connector::hub::Hub;
 use connector::routes::Routes;
 use connector::{Config, Connector, Store};
@@ -22,10 +22,19 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let token = config.chat_access.open().context("--chat-token-file")?;
-    let source = Source::parse(&config.chat, token)?;
+    let chats = Source::parse(&config.chat)?;
+    let credentials = Credentials {
+        tls: config.chat_tls.begin(&chats)?,
+        token: config.chat_access.open().context("--chat-token-file")?,
+    };
+    let source = Source::Addresses(chats, credentials);
     let limit = config.clients.message_limit as usize;
-    let routes = Routes::begin(&config.clients.routes, &config.id, limit)?;
+    let routes = Routes::begin(
+        &config.clients.routes,
+        &config.id,
+        limit,
+        &config.clients.route_tls,
+    )?;
     let listener = Listener::bind(&config.listen)?;
     let admin_listener = listen::bind(config.admin)?;
 
@@ -49,6 +58,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     };
     let (id, lease) = (&config.id, config.lease);
     let connector = Connector::new(id, lease, &config.clients, hub, store, chat, routes)?;
+    let connector = connector.with_tls()?;
 
     let readiness = Readiness::new();
     let available = channel_store::ChannelFeed::available(&*feed);

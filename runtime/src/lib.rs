@@ -24,6 +24,7 @@ pub mod pace;
 pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
+pub mod tls;
 
 pub use backoff::Backoff;
 pub use lifecycle::Shutdown;

@@ -11,7 +11,7 @@ use chat::access::settings::ACCESS;
 use clap::Parser;
 use connector::access::AccessTables;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{ACCESS as LOGINS, CLIENTS, LIMITS, RATES};
+use connector::config::{ACCESS as LOGINS, CLIENTS, ENCRYPTION, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
@@ -73,6 +73,7 @@ impl Grouped for Config {
     ];
     const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
         CLIENTS,
+        ENCRYPTION,
         LOGINS,
         LIMITS,
         RATES,
@@ -96,6 +97,7 @@ impl Settings for Config {
             table: "connector",
             ids: &[
                 CLIENTS.1,
+                ENCRYPTION.1,
                 LOGINS.1,
                 LIMITS.1,
                 RATES.1,
@@ -194,7 +196,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     };
     let clients = &config.clients;
     let limit = clients.message_limit as usize;
-    let routes = Routes::begin(&clients.routes, "standalone", limit)?;
+    let routes = Routes::begin(&clients.routes, "standalone", limit, &clients.route_tls)?;
     let connector = Connector::new(
         "standalone",
         lease_length,
@@ -203,7 +205,8 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         parts,
         chat,
         routes,
-    )?;
+    )?
+    .with_tls()?;
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,

@@ -15,6 +15,7 @@
 //! | [`senders`] | back ends that send under load |
 //! | [`followers`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and a check that what they received keeps the promises |
 //! | [`attack`], [`impact`] | attackers, and a measurement of what other clients notice of them |
+//! | [`tls`] | certificates, and clients that use them |
 //! | [`recording`] | what the original system sent and received, byte by byte |
 //!
 //! ```no_run
@@ -65,6 +66,7 @@ pub mod sentinels;
 pub mod service;
 pub mod socket_io;
 pub mod system;
+pub mod tls;
 pub mod wait;
 mod watchdog;
 pub mod websocket;

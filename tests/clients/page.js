@@ -15,14 +15,21 @@ const SCRIPTS = ['pomelo-protocol/lib/protocol.js', 'pomelo-jsclient-websocket/l
 
 const quiet = () => {};
 
-/** Opens a page and returns its `pomelo`. */
-module.exports = function open() {
+/** The library writes `ws:` into each URL. */
+class SecureWebSocket extends WebSocket {
+  constructor(url) {
+    super(url.replace(/^ws:/, 'wss:'));
+  }
+}
+
+/** Opens a page and returns its `pomelo`. With `secure` its WebSockets use TLS. */
+module.exports = function open({ secure = false } = {}) {
   const page = {
     // What a browser has. The data types are those of this realm, so that a test can compare what it gets.
     ArrayBuffer,
     JSON,
     Uint8Array,
-    WebSocket,
+    WebSocket: secure ? SecureWebSocket : WebSocket,
     clearTimeout,
     console: { error: quiet, log: quiet, warn: quiet },
     setTimeout,

@@ -15,8 +15,8 @@ module.exports = (io, transports, options = { reconnection: false }) =>
     #lastId = 1;
     #waiting = new Map();
 
-    init({ host, port }, connected) {
-      this.#socket = io(`http://${host}:${port}`, { transports, forceNew: true, ...options });
+    init({ scheme = 'http', host, port }, connected) {
+      this.#socket = io(`${scheme}://${host}:${port}`, { transports, forceNew: true, ...options });
       this.#socket.on('connect', () => connected());
       this.#socket.on('message', (text) => this.#receive(JSON.parse(text)));
       this.#socket.on('disconnect', (reason) => this.emit('disconnect', reason));

@@ -73,6 +73,8 @@ mod small_clients;
 mod socket_io;
 mod standalone;
 mod switched_primaries;
+mod tls_chat;
+mod tls_clients;
 mod tokens;
 mod unix_sockets;
 mod watching;

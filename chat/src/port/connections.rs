@@ -6,17 +6,19 @@
 //! whose connection was ended connects again.
 
 use super::share::Holding;
+use super::stream::Stream;
 use super::version::Version;
 use crate::metering;
 use parking_lot::Mutex;
 use runtime::pace::Pace;
+use runtime::tls::{ClientCertificate, ServerTls};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -96,6 +98,8 @@ pub(crate) struct Connections {
 pub(crate) struct Caller {
     /// Its address. `None` if it is in the same process.
     peer: Option<SocketAddr>,
+    /// Its certificate, if the port asks for one.
+    certificate: OnceLock<Arc<ClientCertificate>>,
     began: Instant,
     pub(crate) calls: Arc<Holding>,
     pub(crate) streams: Arc<Holding>,
@@ -131,7 +135,12 @@ impl Connections {
     }
 
     /// Admits a connection. If there is no room, another one that has no call is ended. `None` if all of them have calls.
-    pub(crate) fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Socket> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<&ServerTls>,
+    ) -> Option<Socket> {
         let caller = Caller::new(Some(peer));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         {
@@ -154,7 +163,7 @@ impl Connections {
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(Socket {
             no_room: Box::pin(caller.no_room.clone().cancelled_owned()),
-            stream,
+            stream: Stream::new(stream, tls),
             caller,
             version: Version::Unknown { seen: 0 },
             end: None,
@@ -170,6 +179,7 @@ impl Caller {
         let now = Instant::now();
         Arc::new(Self {
             peer,
+            certificate: OnceLock::new(),
             began: now,
             calls: Arc::default(),
             streams: Arc::default(),
@@ -207,6 +217,11 @@ impl Caller {
     /// Its address, for logs.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Its certificate. `None` if the port does not ask for one.
+    pub(crate) fn certificate(&self) -> Option<Arc<ClientCertificate>> {
+        self.certificate.get().cloned()
     }
 
     /// Notes a call, which lasts until the answer is dropped.
@@ -292,7 +307,7 @@ impl Drop for Untaken {
 
 /// A connection's socket. Reading and writing fail once chat has ended the connection.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     caller: Arc<Caller>,
     version: Version,
     end: Option<End>,
@@ -317,6 +332,20 @@ impl Socket {
             None => Ok(()),
             Some(end) => Err(io::Error::new(io::ErrorKind::TimedOut, end.to_string())),
         }
+    }
+
+    /// Returns once the connection may be used: it has not ended, and the handshake of TLS is over.
+    fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_end(cx)?;
+        let opened = ready!(self.stream.poll_open(cx));
+        if let (Err(error), Some(peer)) = (&opened, self.caller.peer) {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+        }
+        if opened? && let Some(names) = ClientCertificate::of(self.stream.certificates()) {
+            // The handshake is over once.
+            let _ = self.caller.certificate.set(Arc::new(names));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn finish(&mut self, end: End) {
@@ -349,7 +378,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_end(cx)?;
+        ready!(self.poll_usable(cx))?;
         let before = buffer.filled().len();
         if self.version == (Version::Http2 { missing: 0 }) {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -380,7 +409,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         // A caller that reads nothing could otherwise keep the task here for ever.
-        self.check_end(cx)?;
+        ready!(self.poll_usable(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -389,7 +418,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check_end(cx)?;
+        ready!(self.poll_usable(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -398,6 +427,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // With TLS, what was written may wait here for a caller that reads nothing.
+        ready!(self.poll_usable(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

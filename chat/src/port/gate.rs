@@ -1,4 +1,5 @@
-//! The first layer that every request passes, whichever service it is for. It notes the call at its connection, bounds the
+//! The first layer that every request passes, whichever service it is for. It notes the call at its connection, adds the
+//! certificate of the caller, bounds the
 //! calls of health and reflection, and explains which services and methods exist if one is asked for that does not.
 
 use super::connections::{Caller, OpenCall};
@@ -97,11 +98,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Some(caller) = Caller::of(request.extensions()) else {
             return Box::pin(self.inner.call(request));
         };
         let call = caller.call();
+        if let Some(certificate) = caller.certificate() {
+            request.extensions_mut().insert(certificate);
+        }
         let path = request.uri().path();
         let (service, method) = path
             .trim_start_matches('/')

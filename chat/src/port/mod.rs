@@ -14,4 +14,5 @@ pub(crate) mod streams;
 mod request_body;
 mod response_body;
 pub(crate) mod share;
+mod stream;
 mod version;

@@ -27,7 +27,7 @@ pub use chat::Chat;
 pub use line::Outcome;
 pub use proof::OwnSettings;
 pub use settings::ChatAccess;
-pub use source::{ChatService, Source};
+pub use source::{ChatService, Credentials, Source};
 pub use token::{ChatToken, TokenError};
 pub use window::Window;
 

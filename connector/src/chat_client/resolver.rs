@@ -5,16 +5,18 @@ use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::ordered_stream;
 use super::prover::keep_proving;
+use super::source::Credentials;
 use super::source::{ChatService, Source};
-use super::token::ChatToken;
-use crate::grpc::{CONNECT, RESOLVE_AGAIN, TransportError, resolve, transport};
+use crate::dial::{CONNECT, Dialer, is_encrypted};
+use crate::grpc::{RESOLVE_AGAIN, TransportError, resolve, transport};
 use http::Uri;
+use runtime::tls::ClientTls;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use tower::{ServiceExt, service_fn};
 
 /// Begins to use an endpoint. `address` is as for [`Endpoint::new`].
 pub(super) fn start(
@@ -42,8 +44,8 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
             let endpoint = start("in process".into(), "", service, chat);
             chat.endpoints.write().push(endpoint);
         }
-        Source::Addresses(uris, token) => {
-            tokio::spawn(keep_resolving(uris, token, Arc::downgrade(chat)));
+        Source::Addresses(uris, credentials) => {
+            tokio::spawn(keep_resolving(uris, credentials, Arc::downgrade(chat)));
         }
     }
 }
@@ -51,7 +53,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
 /// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
-async fn keep_resolving(uris: Vec<Uri>, token: Option<Arc<ChatToken>>, chat: Weak<Chat>) {
+async fn keep_resolving(uris: Vec<Uri>, credentials: Credentials, chat: Weak<Chat>) {
     let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
@@ -68,7 +70,7 @@ async fn keep_resolving(uris: Vec<Uri>, token: Option<Arc<ChatToken>>, chat: Wea
             };
             let Some(chat) = chat.upgrade() else { return };
             chat.unresolved.lock().remove(&index);
-            update(&mut known, (index, uri), &found, token.as_ref(), &chat);
+            update(&mut known, (index, uri), &found, &credentials, &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
         if chat.strong_count() == 0 {
@@ -82,7 +84,7 @@ pub(super) fn update(
     known: &mut Known,
     (index, uri): (usize, &Uri),
     found: &[SocketAddr],
-    token: Option<&Arc<ChatToken>>,
+    credentials: &Credentials,
     chat: &Arc<Chat>,
 ) {
     known.retain(|(of, address), endpoint| {
@@ -98,8 +100,8 @@ pub(super) fn update(
             tracing::debug!(endpoint = name, "new endpoint");
             // An IPv4 address may also be written as an IPv6 address.
             let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-            let service = connect(uri, address);
-            let service = match token {
+            let service = connect(uri, address, credentials.tls.as_ref());
+            let service = match &credentials.token {
                 Some(token) => token.shown_to(service),
                 None => service,
             };
@@ -111,13 +113,21 @@ pub(super) fn update(
 }
 
 /// A connection that is made when it is needed, and made again when it broke.
-fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
-    let channel = transport(uri, address)
+fn connect(uri: &Uri, address: SocketAddr, tls: Option<&Arc<ClientTls>>) -> ChatService {
+    let endpoint = transport(uri, address)
         .tcp_nodelay(true)
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true)
-        .connect_lazy();
+        .keep_alive_while_idle(true);
+    let channel = if is_encrypted(uri) {
+        let dialer = Arc::new(Dialer::new(uri, address, tls));
+        endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let dialer = Arc::clone(&dialer);
+            async move { dialer.connect().await }
+        }))
+    } else {
+        endpoint.connect_lazy()
+    };
     BoxCloneSyncService::new(channel.map_err(TransportError::new))
 }

@@ -8,13 +8,13 @@ use crate::session::Services;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
 use crate::transport::peer::Peer;
+use crate::transport::socket::Socket;
 use crate::transport::{Connection, close_paced};
 use metrics::gauge;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wire::{Disconnect, WireFormat};
@@ -65,14 +65,14 @@ impl Clients {
     /// upgrade, if anything.
     pub(crate) fn serve_socket(
         self: Arc<Self>,
-        stream: TcpStream,
+        socket: impl Into<Socket>,
         pass: Arc<Pass>,
         peer: Option<Peer>,
         first: Vec<u8>,
         format: WireFormat,
         token: Option<Box<str>>,
     ) {
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = socket.into().into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         if let Some(token) = token {
             connection.shows(token);
@@ -237,7 +237,7 @@ mod tests {
     use channel_store::UserId;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     #[tokio::test(start_paused = true)]

@@ -28,8 +28,7 @@ use runtime::Readiness;
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
 use std::sync::Arc;
-use stream::HttpStream;
-use tokio::net::TcpStream;
+pub(crate) use stream::{HttpIo, HttpStream};
 use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, upgrade};
 use wire::WireFormat;
 #[cfg(test)]
@@ -61,7 +60,7 @@ impl Http {
     /// polling client.
     pub(crate) async fn serve(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: HttpIo,
         pass: Arc<Pass>,
         peer: Option<Peer>,
     ) {
@@ -69,7 +68,7 @@ impl Http {
         let proxy = peer.map(|it| it.address);
         let is_proxied = self.proxies.trusts(proxy);
         // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
-        drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
+        drop(SockRef::from(stream.tcp()).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
@@ -94,7 +93,7 @@ impl Http {
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(HttpStream::new(stream, pass)), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await;
         if let Err(error) = served {
@@ -149,8 +148,8 @@ impl Http {
         let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
         let (peer, token) = (peer(&request), clients.shown_token(&request));
-        Ok(upgrade(request, agreed, move |stream, pass, first| {
-            clients.serve_socket(stream, pass, peer, first, format, token);
+        Ok(upgrade(request, agreed, move |socket, pass, first| {
+            clients.serve_socket(socket, pass, peer, first, format, token);
         }))
     }
 

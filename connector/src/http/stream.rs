@@ -4,7 +4,10 @@
 //! socket, so that the kernel drops what it holds for the peer.
 
 use crate::limits::Bound;
+use crate::transport::Encrypted;
 use crate::transport::pass::Pass;
+use crate::transport::records::Records;
+use crate::transport::socket::Socket;
 use socket2::SockRef;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -14,15 +17,48 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::server::TlsStream;
 
 /// How long a peer may take for each [`STEP`] bytes of an answer, or for the rest of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: usize = 4 << 10;
 
-/// A socket that speaks HTTP.
+/// A socket that speaks HTTP, encrypted or not.
+pub(crate) enum HttpIo {
+    Plain(HttpStream),
+    /// TLS lies above, so a peer that does not read is noticed below, where the bytes leave.
+    Tls(Box<TlsStream<HttpStream>>),
+}
+
+impl HttpIo {
+    /// The socket below.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => &stream.socket,
+            Self::Tls(stream) => &stream.get_ref().0.socket,
+        }
+    }
+
+    /// The socket and its pass, when HTTP is over.
+    pub(crate) fn into_parts(self) -> (Socket, Arc<Pass>) {
+        match self {
+            Self::Plain(stream) => (Socket::Plain(stream.socket), stream.pass),
+            Self::Tls(stream) => {
+                let (stream, session) = stream.into_inner();
+                let records = stream.records.unwrap_or_default();
+                let encrypted = Encrypted::new(stream.socket, session, records);
+                (Socket::Tls(Box::new(encrypted)), stream.pass)
+            }
+        }
+    }
+}
+
+/// A socket below HTTP, or below TLS.
 pub(crate) struct HttpStream {
     socket: TcpStream,
     pass: Arc<Pass>,
+    /// The borders of the records that come, if this is below TLS.
+    records: Option<Records>,
     /// Set while the peer does not take everything: the time to give up, unless it takes more before.
     blocked: Option<Pin<Box<Sleep>>>,
     /// The bytes that the peer has taken since that time was set.
@@ -34,14 +70,18 @@ impl HttpStream {
         Self {
             socket,
             pass,
+            records: None,
             blocked: None,
             taken: 0,
         }
     }
 
-    /// The socket and its pass, when HTTP is over.
-    pub(crate) fn into_parts(self) -> (TcpStream, Arc<Pass>) {
-        (self.socket, self.pass)
+    /// A socket below TLS.
+    pub(crate) fn below_tls(socket: TcpStream, pass: Arc<Pass>) -> Self {
+        Self {
+            records: Some(Records::default()),
+            ..Self::new(socket, pass)
+        }
     }
 
     fn written(
@@ -81,7 +121,12 @@ impl AsyncRead for HttpStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if let Some(records) = &mut self.records {
+            records.follow(&buffer.filled()[before..]);
+        }
+        read
     }
 }
 
@@ -115,5 +160,64 @@ impl AsyncWrite for HttpStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+/// Calls the same function of the stream, whichever it is.
+macro_rules! either {
+    ($io:expr, $stream:ident => $call:expr) => {
+        match $io.get_mut() {
+            HttpIo::Plain(it) => {
+                let $stream = Pin::new(it);
+                $call
+            }
+            HttpIo::Tls(it) => {
+                let $stream = Pin::new(it);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for HttpIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self, it => it.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for HttpIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, it => it.poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, it => it.poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(it) => it.is_write_vectored(),
+            Self::Tls(it) => it.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, it => it.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, it => it.poll_shutdown(context))
     }
 }

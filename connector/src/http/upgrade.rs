@@ -1,8 +1,9 @@
 //! From HTTP to a WebSocket (RFC 6455, section 4.2).
 
 use super::response::plain;
-use super::stream::HttpStream;
+use super::stream::HttpIo;
 use crate::transport::pass::Pass;
+use crate::transport::socket::Socket;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
@@ -11,7 +12,6 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use wire::WireFormat;
 use wire::websocket::{accept_key, deflate};
 
@@ -42,7 +42,7 @@ pub(super) fn negotiate_deflate(
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
     agreed: Option<HeaderValue>,
-    begin: impl FnOnce(TcpStream, Arc<Pass>, Vec<u8>) + Send + 'static,
+    begin: impl FnOnce(Socket, Arc<Pass>, Vec<u8>) + Send + 'static,
 ) -> Response<Full<Bytes>> {
     if is_upgrade(request.headers()) && request.version() < Version::HTTP_11 {
         tracing::warn!("{}", OLD_HTTP.trim_ascii_end());
@@ -60,8 +60,8 @@ pub(super) fn upgrade(
     // A task of its own, so that the state of HTTP does not live as long as the socket.
     tokio::spawn(async move {
         let upgraded = upgrade.await.ok().and_then(stream_of);
-        if let Some((stream, pass, first)) = upgraded {
-            begin(stream, pass, first);
+        if let Some((socket, pass, first)) = upgraded {
+            begin(socket, pass, first);
         }
     });
     let mut response = Response::new(Full::default());
@@ -80,15 +80,15 @@ pub(super) fn upgrade(
 }
 
 /// The socket below HTTP, its pass, and what was read from it already.
-fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Arc<Pass>, Vec<u8>)> {
-    let Ok(parts) = upgraded.downcast::<TokioIo<HttpStream>>() else {
+fn stream_of(upgraded: Upgraded) -> Option<(Socket, Arc<Pass>, Vec<u8>)> {
+    let Ok(parts) = upgraded.downcast::<TokioIo<HttpIo>>() else {
         tracing::error!("the upgraded connection has an unknown type");
         return None;
     };
-    let (stream, pass) = parts.io.into_inner().into_parts();
+    let (socket, pass) = parts.io.into_inner().into_parts();
     // The buffer may be large now, because the connection's own queue bounds what waits behind it.
-    drop(SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER));
-    Some((stream, pass, parts.read_buf.to_vec()))
+    drop(SockRef::from(socket.tcp()).set_send_buffer_size(SOCKET_BUFFER));
+    Some((socket, pass, parts.read_buf.to_vec()))
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1), and returns its key.

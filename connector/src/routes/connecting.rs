@@ -4,15 +4,13 @@
 //! would be an attempt to connect. Here two attempts are at least a pause apart, and the pauses grow while attempts follow
 //! each other closely. In between, calls are refused at once.
 
-use crate::grpc::CONNECT;
+use crate::dial::{Dialed, Dialer};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use runtime::Backoff;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// The first and the longest mean pause between two attempts.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -22,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub(super) struct Pacing {
     /// For the log.
     name: String,
-    address: SocketAddr,
+    dialer: Dialer,
     state: Mutex<State>,
 }
 
@@ -35,10 +33,10 @@ struct State {
 }
 
 impl Pacing {
-    pub(super) fn new(name: String, address: SocketAddr) -> Self {
+    pub(super) fn new(name: String, dialer: Dialer) -> Self {
         Self {
             name,
-            address,
+            dialer,
             state: Mutex::new(State {
                 backoff: Backoff::new(SHORTEST, LONGEST),
                 last: None,
@@ -53,17 +51,11 @@ impl Pacing {
     }
 
     /// Connects, or fails at once if the last attempt was a moment ago.
-    pub(super) async fn connect(&self) -> io::Result<TokioIo<TcpStream>> {
+    pub(super) async fn connect(&self) -> io::Result<TokioIo<Dialed>> {
         self.begin(Instant::now())?;
-        let connected = match timeout(CONNECT, TcpStream::connect(self.address)).await {
-            Ok(connected) => connected.and_then(|stream| {
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }),
-            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        };
+        let connected = self.dialer.connect().await;
         self.note(connected.as_ref().err());
-        connected.map(TokioIo::new)
+        connected
     }
 
     fn begin(&self, now: Instant) -> io::Result<()> {
@@ -109,9 +101,13 @@ impl Pacing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Uri;
+    use std::net::SocketAddr;
 
     fn pacing() -> Pacing {
-        Pacing::new("games".into(), SocketAddr::from(([127, 0, 0, 1], 9)))
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let dialer = Dialer::new(&Uri::from_static("http://games"), address, None);
+        Pacing::new("games".into(), dialer)
     }
 
     /// How many attempts there are in this time if one is wanted every ten milliseconds.

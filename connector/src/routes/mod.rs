@@ -15,7 +15,9 @@ pub(crate) mod tests;
 pub use pattern::RouteError;
 pub(crate) use target::{CallError, Target};
 
+use crate::call_settings::RouteTls;
 use channel_store::Route;
+use http::Uri;
 use pattern::Table;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,31 +33,34 @@ pub struct Routes {
     _resolving: Vec<AbortOnDropHandle<()>>,
 }
 
-/// Checks the values of `--route`.
+/// Checks the values of `--route`, and returns their addresses.
 ///
 /// # Errors
 /// [`RouteError`] names the first value that can't be used.
-pub(crate) fn check(values: &[String]) -> Result<(), RouteError> {
-    pattern::parse(values).map(drop)
+pub(crate) fn check(values: &[String]) -> Result<Vec<Uri>, RouteError> {
+    let settings = pattern::parse(values)?.into_iter();
+    Ok(settings.map(|setting| setting.uri).collect())
 }
 
 impl Routes {
     /// Reads the values of `--route`, and begins to resolve the names in them. `connector` is the name of this connector,
-    /// and `limit` the most bytes of a reply. To be called inside a runtime of tokio.
+    /// `limit` the most bytes of a reply, and `tls` says whom to trust. To be called inside a runtime of tokio.
     ///
     /// # Errors
-    /// [`RouteError`] names the first value that can't be used.
+    /// [`RouteError`] names the first value that can't be used, or the file.
     pub fn begin(
         values: &[String],
         connector: &str,
         limit: usize,
+        tls: &RouteTls,
     ) -> Result<Arc<Self>, RouteError> {
+        let tls = tls.begin(&check(values)?)?;
         let mut targets = HashMap::new();
         let mut resolving = Vec::new();
         let entries = pattern::parse(values)?.into_iter().map(|setting| {
             // Patterns with the same address share its bounds and its connections.
             let target = targets.entry(setting.uri.clone()).or_insert_with(|| {
-                let target = Target::new(&setting.uri, limit);
+                let target = Target::new(&setting.uri, limit, tls.clone());
                 let run = keep_resolving(Arc::downgrade(&target), setting.uri.clone());
                 resolving.push(AbortOnDropHandle::new(tokio::spawn(run)));
                 target

@@ -3,6 +3,7 @@
 use crate::grpc::{AddressError, uri};
 use channel_store::{CONNECTOR_ROUTES, NameError, ON_MESSAGE, Route, STORE_ROUTES};
 use http::Uri;
+use runtime::tls::TlsError;
 use std::collections::HashMap;
 
 /// The most patterns of a connector.
@@ -43,6 +44,9 @@ pub enum RouteError {
     /// Two handlers would be responsible for the same routes.
     #[error("the pattern {0:?} is given twice; which handler should answer?")]
     Twice(String),
+    /// A file with certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The bound on patterns is reached.
     #[error(
         "there are {0} patterns, and {MOST} are allowed; use longer prefixes with * for several routes"
@@ -283,7 +287,7 @@ mod tests {
             (&long, "at most 128 bytes"),
             ("game.*=", "is not an address"),
             ("game.*=games:5001", "is not an address"),
-            ("game.*=https://games:5001", "without TLS"),
+            ("game.*=https://games:5001/path", "is not an address"),
             (
                 "game.*=http://u:secret@games:5001",
                 "no user and no password",

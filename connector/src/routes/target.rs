@@ -3,6 +3,7 @@
 use super::answer::{self, AnswerError};
 use super::connecting::Pacing;
 use super::places::Places;
+use crate::dial::Dialer;
 use crate::grpc::{self, GrpcService, RESOLVE_AGAIN, TransportError};
 use crate::metering::HandlerCall;
 use http::Uri;
@@ -10,6 +11,7 @@ use parking_lot::RwLock;
 use prost::Message;
 use proto::route::v1::HandleRequest;
 use proto::route::v1::route_handler_client::RouteHandlerClient;
+use runtime::tls::ClientTls;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +68,8 @@ pub(crate) struct Target {
     places: Places,
     /// The most bytes of a reply.
     limit: usize,
+    /// For a URL that asks for TLS.
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// One address of a handler.
@@ -78,13 +82,14 @@ struct Endpoint {
 
 impl Target {
     /// A handler whose addresses are not known yet. A reply may have `limit` bytes.
-    pub(super) fn new(uri: &Uri, limit: usize) -> Arc<Self> {
+    pub(super) fn new(uri: &Uri, limit: usize, tls: Option<Arc<ClientTls>>) -> Arc<Self> {
         Arc::new(Self {
             name: uri.to_string(),
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             places: Places::default(),
             limit,
+            tls,
         })
     }
 
@@ -158,7 +163,8 @@ impl Target {
         for &address in found {
             let is_new = endpoints.iter().all(|it| it.address != address);
             if is_new && endpoints.len() < ADDRESSES {
-                endpoints.push(Endpoint::new(&self.name, uri, address));
+                let dialer = Dialer::new(uri, address, self.tls.as_ref());
+                endpoints.push(Endpoint::new(&self.name, uri, address, dialer));
             }
         }
     }
@@ -186,8 +192,8 @@ pub(super) async fn keep_resolving(target: Weak<Target>, uri: Uri) {
 
 impl Endpoint {
     /// Connects when the first call comes.
-    fn new(name: &str, uri: &Uri, address: SocketAddr) -> Self {
-        let pacing = Arc::new(Pacing::new(format!("{name} at {address}"), address));
+    fn new(name: &str, uri: &Uri, address: SocketAddr, dialer: Dialer) -> Self {
+        let pacing = Arc::new(Pacing::new(format!("{name} at {address}"), dialer));
         let connecting = Arc::clone(&pacing);
         let channel = grpc::transport(uri, address)
             .http2_keep_alive_interval(PING)
@@ -249,8 +255,9 @@ impl Target {
     pub(super) fn in_process(name: &str, service: GrpcService, limit: usize) -> Arc<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let uri: Uri = format!("http://{name}").parse().unwrap();
-        let target = Self::new(&uri, limit);
-        let pacing = Arc::new(Pacing::new(name.to_owned(), address));
+        let target = Self::new(&uri, limit, None);
+        let dialer = Dialer::new(&uri, address, None);
+        let pacing = Arc::new(Pacing::new(name.to_owned(), dialer));
         target.endpoints.write().push(Endpoint {
             address,
             service,

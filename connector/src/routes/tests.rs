@@ -4,6 +4,7 @@ use super::pattern;
 use super::places::{BYTES, CALLS};
 use super::target::{CallError, Target};
 use super::{Routes, Table};
+use crate::call_settings::RouteTls;
 use crate::chat_client::CALL;
 use crate::grpc::GrpcService;
 use crate::testing::handler::Handler;
@@ -98,7 +99,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
 /// A target with these addresses.
 fn target(addresses: &[SocketAddr]) -> Arc<Target> {
     let uri = "http://games:5001".parse().unwrap();
-    let target = Target::new(&uri, LIMIT);
+    let target = Target::new(&uri, LIMIT, None);
     target.update(&uri, addresses);
     target
 }
@@ -364,7 +365,7 @@ async fn patterns_with_one_address_share_its_bounds() {
         let host = if it == "other.*" { "two" } else { "one" };
         format!("{it}=http://{host}.invalid:5001")
     });
-    let routes = Routes::begin(&values, "c", LIMIT).unwrap();
+    let routes = Routes::begin(&values, "c", LIMIT, &RouteTls::default()).unwrap();
     let find = |route| std::ptr::from_ref(routes.find(route).unwrap());
     assert_eq!(find("game.a"), find("shop.a"));
     assert_ne!(find("game.a"), find("other.a"));

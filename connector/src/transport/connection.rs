@@ -6,6 +6,7 @@
 
 pub use crate::limits::QueueLimits;
 use crate::transport::outlet::Outlet;
+use crate::transport::socket::WriteHalf;
 use bytes::{Buf, Bytes};
 use channel_store::{SessionId, UserId};
 use parking_lot::Mutex;
@@ -16,7 +17,6 @@ use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -190,8 +190,7 @@ impl Connection {
             || (self.limits.queued() > self.limits.process
                 && (queue.bytes > 0 || self.outlet.holds()))
         {
-            // The frame under way has to be completed, or the client could not read the farewell. The rest is dropped.
-            self.forget(queue, 1);
+            self.forget_rest(queue);
             queue.closing.get_or_insert(Disconnect::Slow);
             self.say_farewell(queue);
             self.ended.notify_waiters();
@@ -349,9 +348,9 @@ impl Connection {
     }
 
     /// Switches from polls to a socket. What was not fetched is sent first.
-    pub(crate) fn switch(self: &Arc<Self>, to: OwnedWriteHalf) {
+    pub(crate) fn switch(self: &Arc<Self>, to: impl Into<WriteHalf>) {
         let mut queue = self.queue.lock();
-        let rest = self.outlet.switch(to);
+        let rest = self.outlet.switch(to.into());
         if !rest.is_empty() {
             queue.bytes += rest.len();
             self.limits.add(rest.len());
@@ -516,6 +515,18 @@ impl Connection {
             left -= first.len();
             queue.chunks.pop_front();
         }
+    }
+
+    /// Drops everything but the frames under way. Those have to be completed, or the client could not read the farewell.
+    /// With TLS more than one frame may be under way, because a record may hold several.
+    fn forget_rest(&self, queue: &mut Queue) {
+        let under_way = self.outlet.under_way();
+        let (mut keep, mut bytes) = (0, 0);
+        while keep < queue.chunks.len() && (keep == 0 || bytes < under_way) {
+            bytes += queue.chunks[keep].len();
+            keep += 1;
+        }
+        self.forget(queue, keep);
     }
 
     fn forget(&self, queue: &mut Queue, keep: usize) {

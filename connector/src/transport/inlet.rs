@@ -3,14 +3,13 @@
 //! Bytes are read into a buffer that all connections of a thread share, so an idle connection has no buffer.
 
 use crate::transport::pass::Pass;
+use crate::transport::socket::ReadHalf;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::ReadBuf;
 use tokio::sync::mpsc;
 use wire::websocket::{Event, Reader};
 use wire::{Carrier, Packages, Protocol, WireFormat};
@@ -35,7 +34,7 @@ pub(crate) struct Inlet {
 enum Source {
     /// A socket. If it replaced polls, its pass is held here.
     Socket(
-        OwnedReadHalf,
+        ReadHalf,
         #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
     ),
     Posts(mpsc::Receiver<Posted>),
@@ -53,7 +52,7 @@ pub(crate) enum Posted {
 
 /// A socket that something was read from.
 pub(crate) struct SocketReader {
-    pub(crate) socket: OwnedReadHalf,
+    pub(crate) socket: ReadHalf,
     pub(crate) frames: Reader,
     /// Messages that were read and not handled.
     pub(crate) messages: Vec<Vec<u8>>,
@@ -89,14 +88,14 @@ pub(crate) enum Read {
 
 impl Inlet {
     /// Reads a socket with messages in this format, of at most `limit` bytes each.
-    pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
+    pub(crate) fn of_socket(socket: impl Into<ReadHalf>, format: WireFormat, limit: usize) -> Self {
         // Pomelo's packages are bytes, but some clients send them in text frames, as the original allowed.
         let frames = |reader: Reader| match format.protocol() {
             Protocol::Pomelo => Messages::Frames(reader.taking_any_text()),
             Protocol::SocketIo(_) | Protocol::Json => Messages::Frames(reader),
         };
         Self {
-            source: Source::Socket(socket, None),
+            source: Source::Socket(socket.into(), None),
             messages: match format.carrier() {
                 Carrier::WebSocket => frames(Reader::new(limit)),
                 Carrier::Deflate => frames(Reader::inflating(limit)),
@@ -144,15 +143,12 @@ impl Inlet {
         match &mut self.source {
             Source::Socket(socket, _) => BUFFER.with_borrow_mut(|buffer| {
                 let mut bytes = ReadBuf::new(buffer);
-                ready!(Pin::new(socket).poll_read(context, &mut bytes))?;
-                let bytes = bytes.filled_mut();
-                Poll::Ready(Ok(if bytes.is_empty() {
+                let taken = ready!(socket.poll_read(context, &mut bytes))?;
+                Poll::Ready(Ok(if taken == 0 {
                     Read::End
                 } else {
-                    Read::Some {
-                        taken: bytes.len(),
-                        fed: self.messages.feed(bytes, on),
-                    }
+                    let fed = self.messages.feed(bytes.filled_mut(), on);
+                    Read::Some { taken, fed }
                 }))
             }),
             Source::Posts(posts) => Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
@@ -193,8 +189,7 @@ impl Inlet {
     pub(crate) fn arrived(&self) -> usize {
         match &self.source {
             Source::Socket(socket, _) => {
-                let arrived = rustix::io::ioctl_fionread(socket.as_ref());
-                let arrived = usize::try_from(arrived.unwrap_or(0)).unwrap_or(usize::MAX);
+                let arrived = socket.arrived();
                 match &self.messages {
                     Messages::Frames(frames) => arrived.saturating_add(frames.unread()),
                     Messages::Packages(_) => arrived,
@@ -206,10 +201,15 @@ impl Inlet {
 
     /// The bytes that are kept between two reads.
     pub(crate) fn held(&self) -> usize {
-        match &self.messages {
-            Messages::Frames(frames) => frames.held(),
-            Messages::Packages(packages) => packages.held(),
-        }
+        let in_socket = match &self.source {
+            Source::Socket(socket, _) => socket.held(),
+            Source::Posts(_) => 0,
+        };
+        in_socket
+            + match &self.messages {
+                Messages::Frames(frames) => frames.held(),
+                Messages::Packages(packages) => packages.held(),
+            }
     }
 
     /// Reads and drops everything until the client has closed its side. Returns at once if the client polls.
@@ -218,11 +218,7 @@ impl Inlet {
             return;
         };
         let mut read = |context: &mut Context<'_>| {
-            BUFFER.with_borrow_mut(|buffer| {
-                let mut bytes = ReadBuf::new(buffer);
-                ready!(Pin::new(&mut *socket).poll_read(context, &mut bytes))?;
-                Poll::Ready(io::Result::Ok(!bytes.filled().is_empty()))
-            })
+            BUFFER.with_borrow_mut(|buffer| socket.poll_drop(context, buffer))
         };
         while poll_fn(&mut read).await.unwrap_or(false) {}
     }

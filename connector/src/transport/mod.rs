@@ -1,6 +1,6 @@
 //! How bytes come and go. A [`Connection`] sends to one client, and queues what its [`Outlet`](outlet::Outlet) does not
-//! take. An `Inlet` reads from the client. Both work on a socket, or on the requests of a polling
-//! client.
+//! take. An `Inlet` reads from the client. Both work on a [`Socket`](socket::Socket), which may be
+//! encrypted, or on the requests of a polling client.
 //!
 //! Nothing here knows sessions or channels.
 
@@ -11,6 +11,10 @@ pub mod outlet;
 pub(crate) mod pass;
 pub(crate) mod peer;
 pub mod proxies;
+pub(crate) mod records;
+pub(crate) mod socket;
+mod tls;
 
 pub use connection::Connection;
 pub(crate) use connection::close_paced;
+pub(crate) use tls::Encrypted;

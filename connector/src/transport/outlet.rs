@@ -1,8 +1,8 @@
 //! Where a connection's bytes go: to a socket, or into a mailbox for polls.
 
 use crate::transport::mailbox::Mailbox;
+use crate::transport::socket::WriteHalf;
 use bytes::Bytes;
-use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::{Arc, OnceLock};
@@ -12,9 +12,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 pub struct Outlet(Kind);
 
 enum Kind {
-    Socket(OwnedWriteHalf),
+    Socket(WriteHalf),
     /// The mailbox of a polling client, and the socket that replaces it.
-    Mailbox(Arc<Mailbox>, OnceLock<OwnedWriteHalf>),
+    Mailbox(Arc<Mailbox>, OnceLock<WriteHalf>),
     /// Keeps what is written, at once and without limit.
     #[cfg(test)]
     Record(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>),
@@ -28,6 +28,12 @@ impl From<Arc<Mailbox>> for Outlet {
 
 impl From<OwnedWriteHalf> for Outlet {
     fn from(socket: OwnedWriteHalf) -> Self {
+        Self(Kind::Socket(socket.into()))
+    }
+}
+
+impl From<WriteHalf> for Outlet {
+    fn from(socket: WriteHalf) -> Self {
         Self(Kind::Socket(socket))
     }
 }
@@ -40,7 +46,7 @@ impl From<std::sync::Arc<parking_lot::Mutex<Vec<u8>>>> for Outlet {
 }
 
 impl Outlet {
-    /// Writes as much as can be taken at once.
+    /// Writes as much as can be taken at once. If not everything was, the next write must begin with the rest.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
             Kind::Socket(socket) => socket.try_write(bytes),
@@ -89,7 +95,7 @@ impl Outlet {
 
     /// Switches from the mailbox to a socket. Returns what was not fetched from the mailbox. The caller has to send it
     /// first.
-    pub(crate) fn switch(&self, to: OwnedWriteHalf) -> Bytes {
+    pub(crate) fn switch(&self, to: WriteHalf) -> Bytes {
         match &self.0 {
             Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
             _ => Bytes::new(),
@@ -120,13 +126,22 @@ impl Outlet {
         }
     }
 
+    /// How many of the bytes that were not written can't be taken back, because they are encrypted already.
+    pub(crate) fn under_way(&self) -> usize {
+        match &self.0 {
+            Kind::Socket(socket) => socket.under_way(),
+            Kind::Mailbox(_, socket) => socket.get().map_or(0, WriteHalf::under_way),
+            #[cfg(test)]
+            Kind::Record(_) => 0,
+        }
+    }
+
     /// Ends the outlet. With `Shutdown::Write`, a polling client may still fetch what waits for it.
     pub(crate) fn shut(&self, how: Shutdown) {
         match &self.0 {
-            // This fails only if the peer has closed before.
-            Kind::Socket(socket) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+            Kind::Socket(socket) => socket.shut(how),
             Kind::Mailbox(mailbox, socket) => match (socket.get(), how) {
-                (Some(socket), how) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+                (Some(socket), how) => socket.shut(how),
                 // The client may still fetch what is in the mailbox.
                 (None, Shutdown::Write) => mailbox.finish(),
                 (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),

@@ -3,7 +3,7 @@
 //!
 //! A protocol does not learn whether a message is text or binary. So there is a path for each, and each case uses one.
 
-use crate::chat_client::{Chat, Source};
+use crate::chat_client::{Chat, Credentials, Source};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::routes::Routes;
@@ -54,7 +54,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
         hints: store.hints(),
         inboxes: store.inboxes(),
     };
-    let chat = Chat::new(Source::Addresses(Vec::new(), None));
+    let chat = Chat::new(Source::Addresses(Vec::new(), Credentials::default()));
     let lease = Duration::from_secs(10);
     let connector = Connector::new("c", lease, &clients, hub, parts, chat, Routes::none()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::{Sender, chat_of};
 use crate::chat_client::resolver::{Known, update};
-use crate::chat_client::{Chat, Source};
+use crate::chat_client::{Chat, Credentials, Source};
 use crate::testing::chat::{Called, Sends, fake};
 use crate::testing::{let_run, soon};
 use http::Uri;
@@ -25,8 +25,20 @@ async fn each_address_of_a_name_is_an_endpoint_as_long_as_it_is_resolved() {
             .map(|endpoint| endpoint.name.clone())
             .collect()
     };
-    update(&mut known, (0, &uris[0]), &[a, b], None, &chat);
-    update(&mut known, (1, &uris[1]), &[c], None, &chat);
+    update(
+        &mut known,
+        (0, &uris[0]),
+        &[a, b],
+        &Credentials::default(),
+        &chat,
+    );
+    update(
+        &mut known,
+        (1, &uris[1]),
+        &[c],
+        &Credentials::default(),
+        &chat,
+    );
     let all = [
         "http://one:4001/ at 127.0.0.1:9",
         "http://one:4001/ at 127.0.0.2:9",
@@ -37,7 +49,13 @@ async fn each_address_of_a_name_is_an_endpoint_as_long_as_it_is_resolved() {
         let endpoints = chat.endpoints.read();
         (Arc::clone(&endpoints[1]), Arc::downgrade(&endpoints[0]))
     };
-    update(&mut known, (0, &uris[0]), &[b], None, &chat);
+    update(
+        &mut known,
+        (0, &uris[0]),
+        &[b],
+        &Credentials::default(),
+        &chat,
+    );
     assert_eq!(names(&chat), all[1..]);
     assert!(
         Arc::ptr_eq(&stays, &chat.endpoints.read()[0]),
@@ -79,12 +97,18 @@ async fn the_endpoint_of_a_channel_depends_only_on_addresses_and_channel() {
             &mut known,
             (index, &uri),
             &found[index..=index],
-            None,
+            &Credentials::default(),
             &chat,
         );
     }
     let other = "http://two:4001".parse::<Uri>().unwrap();
-    update(&mut known, (3, &other), &found[3..], None, &chat);
+    update(
+        &mut known,
+        (3, &other),
+        &found[3..],
+        &Credentials::default(),
+        &chat,
+    );
     let weights = |channel: &str| -> Vec<u64> {
         let endpoints = chat.endpoints.read();
         endpoints.iter().map(|it| it.weight(channel)).collect()
@@ -118,7 +142,8 @@ async fn a_chat_behind_a_socket_is_used_and_its_end_is_noticed() {
         .add_routes(service)
         .serve_with_incoming(TcpIncoming::from(listener));
     let server = tokio::spawn(server);
-    let chat = Chat::new(Source::parse(&[address], None).unwrap());
+    let uris = Source::parse(&[address]).unwrap();
+    let chat = Chat::new(Source::Addresses(uris, Credentials::default()));
     let Some(Called::Stream(call)) = soon(calls.recv()).await else {
         panic!("the connector makes another call than a stream");
     };

@@ -134,9 +134,9 @@ impl SocketIo {
                 let clients = Arc::clone(&self.clients);
                 // Without compression: what waits for polls was written as plain frames, and the WebSocket gets these
                 // bytes.
-                Ok(upgrade(request, None, move |stream, pass, first| {
+                Ok(upgrade(request, None, move |socket, pass, first| {
                     let limits = clients.limits.clone();
-                    clients.spawn(probe::probe(client, stream, pass, first, limits));
+                    clients.spawn(probe::probe(client, socket, pass, first, limits));
                 }))
             }
             (None, false, &Method::GET) => {
@@ -169,8 +169,8 @@ impl SocketIo {
         );
         let clients = Arc::clone(&self.clients);
         let (peer, token) = (peer(&request), clients.shown_token(&request));
-        upgrade(request, agreed, move |stream, pass, first| {
-            let (reader, writer) = stream.into_split();
+        upgrade(request, agreed, move |socket, pass, first| {
+            let (reader, writer) = socket.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&clients.queues));
             if let Some(token) = token {
                 connection.shows(token);

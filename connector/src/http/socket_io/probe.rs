@@ -4,9 +4,10 @@ use super::polled::Polled;
 use crate::limits::ClientLimits;
 use crate::transport::inlet::{Posted, SocketReader};
 use crate::transport::pass::Pass;
+use crate::transport::socket::{ReadHalf, Socket, WriteHalf};
+use std::future::poll_fn;
 use std::sync::Arc;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::ReadBuf;
 use tokio::time::timeout;
 use wire::websocket::{self, Event, Opcode, Reader};
 
@@ -22,12 +23,12 @@ impl Drop for EmptyPollsEnd<'_> {
 /// Serves a WebSocket beside a client's polls, until it replaces them or the attempt fails.
 pub(super) async fn probe(
     client: Arc<Polled>,
-    stream: TcpStream,
+    socket: Socket,
     pass: Arc<Pass>,
     first: Vec<u8>,
     limits: ClientLimits,
 ) {
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = socket.into_split();
     let probed = probed(&client, reader, &writer, first, &limits);
     let Ok(Some(reader)) = timeout(limits.handshake, probed).await else {
         tracing::debug!("a client did not switch from polls to its WebSocket");
@@ -46,8 +47,8 @@ pub(super) async fn probe(
 /// switches. `None` if the client sends anything else.
 async fn probed(
     client: &Polled,
-    reader: OwnedReadHalf,
-    writer: &OwnedWriteHalf,
+    mut reader: ReadHalf,
+    writer: &WriteHalf,
     mut first: Vec<u8>,
     limits: &ClientLimits,
 ) -> Option<SocketReader> {
@@ -83,13 +84,13 @@ async fn probed(
                 _ => return None,
             }
         }
-        reader.readable().await.ok()?;
         first.resize(4 << 10, 0);
-        match reader.try_read(&mut first) {
-            Ok(0) => return None,
-            Ok(count) => first.truncate(count),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => first.clear(),
-            Err(_) => return None,
+        let mut bytes = ReadBuf::new(&mut first);
+        let taken = poll_fn(|context| reader.poll_read(context, &mut bytes)).await;
+        if taken.ok()? == 0 {
+            return None;
         }
+        let count = bytes.filled().len();
+        first.truncate(count);
     }
 }
