@@ -321,6 +321,8 @@ pub const RELOADED: &[&str] = &[
     "allowed_origins",
     "request_rate",
     "request_burst",
+    "byte_rate",
+    "byte_burst",
     "join_rate",
     "join_burst",
     "read_rate",
@@ -328,6 +330,12 @@ pub const RELOADED: &[&str] = &[
     "address_connections",
     "address_rate",
     "address_burst",
+    "connections",
+    "half_open",
+    "handshakes",
+    "polling",
+    "queue",
+    "queue_total",
 ];
 
 /// The heading for what clients may do, and the settings below it.

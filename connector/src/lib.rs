@@ -44,8 +44,8 @@ use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
-use limits::Limits;
 use limits::addresses::Addresses;
+use limits::{Limits, QueueLimits};
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
@@ -97,12 +97,16 @@ struct Adjustable {
     clients: Arc<Clients>,
     origins: Arc<Origins>,
     addresses: Arc<Addresses>,
+    limits: Arc<Limits>,
+    queues: Arc<QueueLimits>,
     are_strangers: bool,
 }
 
 impl Adjustable {
     fn set(&self, settings: &ClientSettings) {
         self.origins.set(&settings.allowed_origins);
+        self.limits.set(settings.bounds());
+        self.queues.resize(settings.queue, settings.queue_total);
         let rates = &settings.rates;
         self.addresses.set(rates.address(self.are_strangers));
         self.clients.set_rates(rates.session(self.are_strangers));
@@ -218,12 +222,19 @@ impl Connector {
             tls,
         } = self;
         let limits = Limits::new(settings.bounds());
-        let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
+        let queues = settings.queues();
+        let clients = Clients::new(
+            Arc::clone(&services),
+            settings.limits(),
+            Arc::clone(&queues),
+        );
         let are_strangers = listener.is_open_to_others() || settings.lets_in_by_token();
         let adjustable = Adjustable {
             clients: Arc::clone(&clients),
             origins: Arc::default(),
             addresses: Arc::default(),
+            limits: Arc::clone(&limits),
+            queues,
             are_strangers,
         };
         adjustable.set(&settings);

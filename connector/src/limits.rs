@@ -3,7 +3,7 @@
 pub(crate) mod addresses;
 
 use metrics::counter;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use runtime::pace::Rate;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,11 +56,8 @@ pub(crate) struct Heartbeats {
 /// How many bytes may wait for clients that do not read, and for how long.
 #[derive(Debug)]
 pub struct QueueLimits {
-    /// The bytes that may wait for one connection.
-    pub connection: usize,
-    /// The bytes that may wait for all connections of the process together. Incoming messages and requests may only
-    /// grow while everything that is held, in both directions, is at most half of this.
-    pub process: usize,
+    connection: AtomicUsize,
+    process: AtomicUsize,
     /// A client is cut off if it takes none of the bytes that wait for it for this long.
     pub stall: Duration,
     held: AtomicUsize,
@@ -77,11 +74,30 @@ impl QueueLimits {
     #[must_use]
     pub fn with_stall(connection: usize, process: usize, stall: Duration) -> Arc<Self> {
         Arc::new(Self {
-            connection,
-            process,
+            connection: AtomicUsize::new(connection),
+            process: AtomicUsize::new(process),
             stall,
             held: AtomicUsize::new(0),
         })
+    }
+
+    /// The bytes that may wait for one connection.
+    #[must_use]
+    pub fn connection(&self) -> usize {
+        self.connection.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that may wait for all connections of the process together. Incoming messages and requests may only
+    /// grow while everything that is held, in both directions, is at most half of this.
+    #[must_use]
+    pub fn process(&self) -> usize {
+        self.process.load(Ordering::Relaxed)
+    }
+
+    /// Replaces both bounds. What waits already stays, and a queue that is too long now is noticed when it grows.
+    pub(crate) fn resize(&self, connection: usize, process: usize) {
+        self.connection.store(connection, Ordering::Relaxed);
+        self.process.store(process, Ordering::Relaxed);
     }
 
     /// The bytes that are held for all clients of the process: queues, mailboxes, unfinished messages, and requests
@@ -109,7 +125,7 @@ impl QueueLimits {
             return true;
         }
         self.add(bytes - before);
-        self.queued() <= self.process / 2
+        self.queued() <= self.process() / 2
     }
 }
 
@@ -229,7 +245,7 @@ pub(crate) fn accept_failed() {
 
 /// Counts clients against [`Bounds`].
 pub(crate) struct Limits {
-    bounds: Bounds,
+    bounds: RwLock<Bounds>,
     open: AtomicUsize,
     polling: AtomicUsize,
     opening: Arc<Opening>,
@@ -241,7 +257,7 @@ pub(crate) struct Limits {
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limits")
-            .field("bounds", &self.bounds)
+            .field("bounds", &*self.bounds.read())
             .finish_non_exhaustive()
     }
 }
@@ -249,7 +265,7 @@ impl fmt::Debug for Limits {
 /// Sockets whose handshake is not over. If there is one too many, the oldest is closed. An honest client finishes its
 /// handshake within a moment, so an attacker that holds many sockets open loses its own.
 struct Opening {
-    most: usize,
+    most: AtomicUsize,
     bound: Bound,
     sockets: Mutex<Sockets>,
 }
@@ -269,7 +285,7 @@ impl Limits {
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
-            bounds,
+            bounds: RwLock::new(bounds),
             open: AtomicUsize::new(0),
             polling: AtomicUsize::new(0),
             opening: Opening::new(bounds.half_open.max(1), Bound::HalfOpen),
@@ -278,14 +294,21 @@ impl Limits {
         })
     }
 
+    /// Replaces the bounds. Nobody who is there is closed, but those who come find no place until enough others are gone.
+    pub(crate) fn set(&self, bounds: Bounds) {
+        *self.bounds.write() = bounds;
+        let half_open = bounds.half_open.max(1);
+        self.opening.most.store(half_open, Ordering::Relaxed);
+    }
+
     /// Takes a place for one more connection. `None` if all places are taken.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        take(&self.open, self.bounds.connections).then(|| ConnectionPermit(Arc::clone(self)))
+        take(&self.open, self.bounds.read().connections).then(|| ConnectionPermit(Arc::clone(self)))
     }
 
     /// Takes a place for one more polling client that has not logged in. `None` if all places are taken.
     pub(crate) fn enter_polling(self: &Arc<Self>) -> Option<PollingPermit> {
-        take(&self.polling, self.bounds.polling).then(|| PollingPermit(Arc::clone(self)))
+        take(&self.polling, self.bounds.read().polling).then(|| PollingPermit(Arc::clone(self)))
     }
 
     /// Counts a socket whose handshake begins.
@@ -319,7 +342,7 @@ impl Limits {
     }
 
     fn pace(&self) -> Duration {
-        Duration::from_secs(1) / self.bounds.handshakes.max(1)
+        Duration::from_secs(1) / self.bounds.read().handshakes.max(1)
     }
 }
 
@@ -396,7 +419,7 @@ impl Opening {
     fn new(most: usize, bound: Bound) -> Arc<Self> {
         let sockets = Mutex::default();
         Arc::new(Self {
-            most,
+            most: AtomicUsize::new(most),
             bound,
             sockets,
         })
@@ -408,7 +431,7 @@ impl Opening {
             sockets.next += 1;
             let key = sockets.next;
             sockets.ends.insert(key, None);
-            let is_full = sockets.ends.len() > self.most;
+            let is_full = sockets.ends.len() > self.most.load(Ordering::Relaxed);
             (key, is_full.then(|| sockets.ends.pop_first()).flatten())
         };
         if let Some((_, end)) = oldest {
@@ -543,6 +566,52 @@ mod tests {
         assert_eq!(later, 10);
         assert_eq!(limits.handshake(), Duration::from_millis(1));
         assert_eq!(limits.handshake(), Duration::from_millis(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_can_be_replaced_and_nobody_who_is_there_is_closed() {
+        let limits = limits();
+        let before = *limits.bounds.read();
+        let inside: Vec<_> = std::iter::from_fn(|| limits.enter()).collect();
+        assert_eq!(inside.len(), before.connections);
+        limits.set(Bounds {
+            connections: before.connections + 1,
+            ..before
+        });
+        let one_more = limits.enter();
+        assert!(one_more.is_some() && limits.enter().is_none());
+        limits.set(Bounds {
+            connections: 1,
+            half_open: 1,
+            ..before
+        });
+        drop(one_more);
+        assert!(limits.enter().is_none(), "those who are there still count");
+        let ended = Arc::new(AtomicUsize::new(0));
+        let open = || {
+            let (opening, ended) = (limits.begin_handshake(), Arc::clone(&ended));
+            opening.ends_by(move || {
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+            opening
+        };
+        let both = [open(), open()];
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+        drop(both);
+        drop(inside);
+        assert!(limits.enter().is_some());
+    }
+
+    #[test]
+    fn the_memory_of_queues_can_be_resized_while_something_waits() {
+        let limits = QueueLimits::new(100, 1_000);
+        let mut held = 0;
+        assert!(limits.recount(&mut held, 500));
+        limits.resize(100, 1_200);
+        assert!(limits.recount(&mut held, 600));
+        limits.resize(100, 400);
+        assert!(!limits.recount(&mut held, 601));
+        limits.recount(&mut held, 0);
     }
 
     #[test]

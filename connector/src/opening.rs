@@ -18,7 +18,7 @@ pub(crate) const ALPN: &[&[u8]] = &[b"http/1.1"];
 const HANDSHAKE: u8 = 22;
 /// The answer to a client that speaks HTTP where TLS is expected.
 const NOT_ENCRYPTED: &str = "HTTP/1.1 400 Bad Request\r\n\
-    Content-Type: text/plain\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 66\r\n\
     Connection: close\r\n\
     \r\n\

@@ -114,7 +114,10 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
 }
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {
-    let version = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let version = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (version, health.metrics.render())
 }
 

@@ -1,6 +1,7 @@
 //! Attackers: small clients whose bytes are correct, but whose behaviour is not. They are bounded in number and in
 //! time, and connect to loopback only.
 
+pub mod abuser;
 pub mod filling;
 pub mod histories;
 pub mod http2;

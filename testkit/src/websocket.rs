@@ -12,7 +12,7 @@ use base64::Engine;
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::Decompress;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -34,6 +34,8 @@ pub struct Terms {
     /// True if the client offers permessage-deflate. The server must accept it, and the client compresses all its
     /// messages.
     pub deflates: bool,
+    /// The address that a proxy would name as the client's.
+    pub forwarded_for: Option<IpAddr>,
 }
 
 /// A complete frame from the server.
@@ -93,6 +95,10 @@ pub async fn connect(
         let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
         request.truncate(request.len() - 2);
         request.push_str(offer);
+    }
+    if let Some(client) = terms.forwarded_for {
+        request.truncate(request.len() - 2);
+        request.push_str(&format!("X-Forwarded-For: {client}\r\n\r\n"));
     }
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = BytesMut::new();

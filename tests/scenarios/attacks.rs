@@ -5,6 +5,7 @@
 
 use serde_json::json;
 use std::time::Duration;
+use testkit::attack::abuser::Abuser;
 use testkit::attack::filling::Filling;
 use testkit::attack::histories::{self, HEAVY, Histories};
 use testkit::attack::http2::Http2;
@@ -118,6 +119,41 @@ async fn clients_that_never_read_their_answers_are_removed_in_time_and_disturb_n
             seen > 0 && listed.is_ok_and(|listed| listed.is_empty())
         })
         .await;
+    scene.finish().await;
+}
+
+/// One address does too much of everything. It is refused and cut off, again and again, by limits that nobody else meets.
+#[tokio::test]
+async fn an_address_that_does_too_much_of_everything_disturbs_nobody() {
+    let flags = [
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--request-rate",
+        "200",
+        "--request-burst",
+        "200",
+        "--byte-rate",
+        "2MiB",
+        "--join-rate",
+        "20",
+        "--join-burst",
+        "20",
+        "--read-rate",
+        "10",
+        "--address-connections",
+        "1000",
+        "--address-rate",
+        "50",
+        "--address-burst",
+        "200",
+    ];
+    let plan = Plan::of(1, 1).connector_flags(&flags);
+    let mut scene = ImpactTest::start(plan, Bounds::default()).await;
+    scene.compare(Abuser).await;
+    for limited in ["refused", "cut off", "sockets refused", "polls refused"] {
+        let count = scene.tally.of(limited);
+        scene.check(count > 0, &format!("nothing was {limited}"));
+    }
     scene.finish().await;
 }
 

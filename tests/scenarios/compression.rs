@@ -11,6 +11,7 @@ use testkit::websocket::{self, TEXT, Terms};
 const DEFLATE: Terms = Terms {
     receive_buffer: None,
     deflates: true,
+    forwarded_for: None,
 };
 
 async fn enter(system: &System, connector: usize, user: &str, terms: Terms) -> Client {

@@ -1,5 +1,6 @@
 //! Settings in files: what `config` prints and checks, what each layer counts for, and what changes without a restart.
 
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -8,6 +9,7 @@ use testkit::json::Client;
 use testkit::permit::Permit;
 use testkit::service::Standalone;
 use testkit::wait::eventually;
+use testkit::websocket::{self, Terms};
 use testkit::{SOON, binaries};
 
 const BINARIES: [&str; 3] = ["chat", "connector", "standalone"];
@@ -171,6 +173,40 @@ async fn the_log_filter_changes_at_sighup_and_a_wrong_file_changes_nothing() {
 }
 
 /// The part of docs/configuration.md that is made of the code.
+#[tokio::test]
+async fn the_number_of_connections_changes_with_the_file_and_nobody_is_closed() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("standalone.toml");
+    let write = |connections: u32| {
+        let text = format!("[connector]\nconnections = {connections}\n");
+        fs::write(&file, text).expect("a file");
+    };
+    write(100);
+    let system = Standalone::with(&["--config", file.to_str().expect("text")]).await;
+    let address = system.address();
+    let inside = [
+        Client::connect(address).await,
+        Client::connect(address).await,
+    ];
+    let is_let_in = async || {
+        let connected = websocket::connect(address, "/ws", Terms::default()).await;
+        connected.is_ok()
+    };
+    assert!(is_let_in().await);
+    write(2);
+    eventually("a third client is refused", SOON, async || {
+        !is_let_in().await
+    })
+    .await;
+    for client in &inside {
+        let reply = client.request("connector.handler.ping", json!({})).await;
+        assert_eq!(reply["code"], 0, "{reply}");
+    }
+    write(100);
+    eventually("there is room again", SOON, is_let_in).await;
+}
+
 fn reference() -> String {
     let mut text = String::new();
     for binary in BINARIES {

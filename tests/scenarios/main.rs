@@ -64,6 +64,7 @@ mod redis_cluster;
 mod redis_connections;
 mod redis_restarts;
 mod redis_wiped;
+mod refusals;
 mod request_faults;
 mod rolled_back;
 mod rooms;

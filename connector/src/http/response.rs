@@ -55,7 +55,10 @@ pub(super) fn full(bound: Bound) -> Response<Full<Bytes>> {
         _ => plain(StatusCode::SERVICE_UNAVAILABLE, FULL),
     };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

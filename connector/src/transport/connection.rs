@@ -186,8 +186,8 @@ impl Connection {
         shared: &mut Option<Bytes>,
     ) {
         self.write(queue, frames, shared);
-        if queue.bytes > self.limits.connection
-            || (self.limits.queued() > self.limits.process
+        if queue.bytes > self.limits.connection()
+            || (self.limits.queued() > self.limits.process()
                 && (queue.bytes > 0 || self.outlet.holds()))
         {
             self.forget_rest(queue);
@@ -238,7 +238,7 @@ impl Connection {
     /// is published meanwhile.
     #[must_use]
     pub fn share(&self) -> usize {
-        self.limits.connection / 8
+        self.limits.connection() / 8
     }
 
     /// Replies to a request. Replies and publications of the same moment leave in one write. A connection that is

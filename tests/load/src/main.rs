@@ -12,6 +12,7 @@ mod order;
 mod protocol;
 mod subject;
 mod swarm;
+mod tokens;
 mod wire;
 
 use anyhow::bail;
@@ -22,6 +23,7 @@ use protocol::Protocol;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use subject::{Subject, Up};
 
@@ -47,6 +49,9 @@ struct Arguments {
     /// A further flag for connectors (or standalone), such as --flag=--queue-total=67108864
     #[arg(long = "flag", global = true, allow_hyphen_values = true)]
     flags: Vec<String>,
+    /// A file with the secret of an issuer: clients log in with tokens of it (HS256, of "https://load.example" for "chat")
+    #[arg(long, global = true, value_name = "FILE")]
+    token_secret: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -75,6 +80,9 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &arguments.token_secret {
+        tokens::use_secret(&std::fs::read(file)?);
+    }
     let flags: Vec<&'static str> = (arguments.flags.iter())
         .flat_map(|flag| flag.splitn(2, '='))
         .map(|flag| &*flag.to_owned().leak())

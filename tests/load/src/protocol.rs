@@ -1,6 +1,7 @@
 //! What clients write and read in each protocol.
 
 use crate::message::Stamp;
+use crate::tokens;
 use crate::wire::masked;
 use clap::ValueEnum;
 use testkit::pomelo::{
@@ -82,7 +83,11 @@ impl Protocol {
 
     /// The request to log in, which makes the client a member of its room.
     pub(crate) fn login(self, room: u32, user: u32, out: &mut Vec<u8>) {
-        let body = login_body(&format!("u{user}"), &format!("room{room}"));
+        let mut body = login_body(&format!("u{user}"), &format!("room{room}"));
+        if let Some(token) = tokens::of(user) {
+            body.truncate(body.len() - 1);
+            body.push_str(&format!(r#","token":"{token}"}}"#));
+        }
         self.request(LOGIN, pomelo::LOGIN, out, |out| {
             out.extend_from_slice(body.as_bytes());
         });

@@ -152,7 +152,7 @@ async fn beyond_the_bound_of_the_process_only_lagging_clients_are_cut_off() {
     // Its only frame has been partly written, so it is kept.
     large.send(&vec![0; 32 << 20], &mut None);
     assert_eq!(large.closing(), Some(Disconnect::Slow));
-    assert!(limits.queued() > limits.process);
+    assert!(limits.queued() > limits.process());
     send(&idle, [1]);
     assert_eq!(idle_client.position().await.1, 1);
     assert_eq!((first.closing(), idle.closing()), (None, None));
