@@ -63,6 +63,7 @@ pub mod resp;
 pub mod senders;
 pub mod sentinels;
 pub mod service;
+pub mod settings;
 pub mod socket_io;
 pub mod system;
 pub mod wait;
