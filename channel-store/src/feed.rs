@@ -64,6 +64,18 @@ pub trait ChannelFeed: Send + Sync + 'static {
         limit: usize,
     ) -> Result<LogPage, StoreError>;
 
+    /// Reads at most `limit` publications at a position and before it, newest first, and about 128 KiB of them, but always one if
+    /// there is one. Nothing if the log does not have this position. As [`ChannelFeed::read`], it may wait for other reads.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn read_back(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError>;
+
     /// Where the logs of these channels end, in their order. `None`: the channel does not exist. It is asked over the
     /// connection that the feed listens to, so a reader that has got as far as the answer says has missed nothing.
     /// At most 500 channels in a call, because others wait meanwhile.

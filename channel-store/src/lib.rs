@@ -16,6 +16,7 @@ pub mod memory;
 mod name;
 mod options;
 mod page;
+mod pattern;
 pub mod probe;
 mod publication;
 mod publish;
@@ -42,6 +43,7 @@ pub use name::{
 };
 pub use options::{Ack, LogRule, StoreOptions};
 pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
+pub use pattern::{Pattern, PatternError, matches as matches_pattern};
 pub use publication::{
     CONNECTOR_ROUTES, Ephemeral, Epoch, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload,
     Position, Publication, STORE_ROUTES,
@@ -51,7 +53,6 @@ pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntries, UserEntry, UserRegistry,
 };
-pub use rules::matches as matches_pattern;
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;
 pub use watch::{Birth, Births, Look, NotedPage, WatchFeed};

@@ -1,5 +1,6 @@
 //! What operators set: how much a store keeps, for how long, and when a publication counts as published.
 
+use crate::pattern::Pattern;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,8 +95,8 @@ impl Default for StoreOptions {
 /// A rule for the channels of some names. Where it is `None`, the store's options hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogRule {
-    /// The names. Each `*` stands for any characters, or for none.
-    pub pattern: String,
+    /// The names. By default all of them.
+    pub pattern: Pattern,
     /// Instead of [`StoreOptions::log_entries`].
     pub entries: Option<u64>,
     /// Instead of [`StoreOptions::log_keep`].

@@ -6,6 +6,7 @@ use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation};
+use crate::options::LogRule;
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, ProbeOutcome, Probed, StoreSettings};
 use crate::publication::{Epoch, Position};
@@ -155,6 +156,11 @@ pub trait ChannelStore: Send + Sync + 'static {
 
     /// The pattern of the rule that holds for a channel. `None`: what holds for all channels.
     fn log_rule(&self, channel: &ChannelName) -> Option<String>;
+
+    /// Puts other rules for logs in force, in place of [`StoreOptions::log_rules`](crate::StoreOptions::log_rules). They hold
+    /// for calls that begin after this. A log that exists is bounded by them from the next publication in it on, and lives as they
+    /// say from then on. Until then nothing is removed from it.
+    fn set_log_rules(&self, rules: Vec<LogRule>);
 
     /// Publishes a probe in each of its sets, as a message would be published. The answers are in their order. A store in this
     /// process always accepts a probe, and keeps nothing of it.

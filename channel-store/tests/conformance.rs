@@ -6,8 +6,8 @@ use crate::support::{
     message, name, no_position, number_user, offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
-    Continuity, Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication,
-    Since, StoreError, StoreOptions,
+    Continuity, Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Pattern, Position,
+    Publication, Since, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -71,6 +71,8 @@ conformance! {
     after_a_confirmation_no_publication_is_missing
     heads_and_reads_name_the_same_position
     a_log_rule_applies_to_the_channels_that_it_matches
+    other_rules_hold_from_the_next_publication
+    a_reader_goes_back_from_a_position_newest_first
     members_that_are_not_announced_are_still_counted
     history_goes_in_both_directions_and_tells_if_there_is_more
     history_tells_the_continuity_of_its_first_position
@@ -1101,7 +1103,7 @@ async fn heads_and_reads_name_the_same_position(kind: Kind) {
 
 async fn a_log_rule_applies_to_the_channels_that_it_matches(kind: Kind) {
     let rule = LogRule {
-        pattern: "small*".into(),
+        pattern: Pattern::new("small*").unwrap(),
         entries: Some(10),
         keep: Some(Duration::ZERO),
         ..LogRule::default()
@@ -1125,9 +1127,84 @@ async fn a_log_rule_applies_to_the_channels_that_it_matches(kind: Kind) {
     }
 }
 
+async fn a_reader_goes_back_from_a_position_newest_first(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, _) = subject.follow("room").await;
+    let mut last = None;
+    for text in ["a", "b", "c", "d"] {
+        let published = subject.publish(message("room", "u", text)).await.unwrap();
+        last = Some(published.position);
+    }
+    let end = last.unwrap();
+    let back = async |upto: &Position, limit| {
+        let found = feed.read_back(&name("room"), upto, limit).await.unwrap();
+        found
+            .iter()
+            .map(|it| it.position.offset)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(back(&end, 10).await, [4, 3, 2, 1]);
+    assert_eq!(back(&end, 2).await, [4, 3]);
+    let second = Position {
+        offset: 2,
+        ..end.clone()
+    };
+    assert_eq!(back(&second, 10).await, [2, 1]);
+    let other = Position {
+        epoch: Epoch::new("other"),
+        offset: 2,
+    };
+    assert_eq!(back(&other, 10).await, [0; 0]);
+    let nowhere = feed.read_back(&name("nowhere"), &end, 10).await.unwrap();
+    assert_eq!(nowhere, []);
+}
+
+async fn other_rules_hold_from_the_next_publication(kind: Kind) {
+    let rule = |entries, announce| LogRule {
+        pattern: Pattern::new("game:*").unwrap(),
+        entries: Some(entries),
+        keep: Some(Duration::ZERO),
+        announce_members: Some(announce),
+        ..LogRule::default()
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule(1_000, true)],
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let publisher = subject.store.publisher().unwrap();
+    let send = async |count| {
+        let messages = (0..count).map(|_| message("game:1", "u", "a")).collect();
+        publisher.publish(messages).await.unwrap();
+        subject.log("game:1").await.len()
+    };
+    assert_eq!(send(500).await, 500);
+    subject.store.set_log_rules(vec![rule(10, false)]);
+    assert_eq!(
+        subject.store.log_rule(&name("game:1")).as_deref(),
+        Some("game:*")
+    );
+    assert_eq!(
+        subject.log("game:1").await.len(),
+        500,
+        "nothing is removed without a publication"
+    );
+    let held = send(300).await;
+    assert!((10..=310).contains(&held), "{held}");
+    let joined = subject.join("game:1", "u", session("s", 1)).await.unwrap();
+    assert!(!joined.published, "joins are not announced any more");
+
+    subject.store.set_log_rules(Vec::new());
+    assert_eq!(subject.store.log_rule(&name("game:1")), None);
+    let before = subject.log("game:1").await.len();
+    assert_eq!(send(400).await, before + 400, "what holds for all channels");
+    let left = subject.join("game:1", "v", session("t", 2)).await.unwrap();
+    assert!(left.published);
+}
+
 async fn members_that_are_not_announced_are_still_counted(kind: Kind) {
     let rule = LogRule {
-        pattern: "quiet".into(),
+        pattern: Pattern::new("quiet").unwrap(),
         announce_members: Some(false),
         ..LogRule::default()
     };
@@ -1253,7 +1330,7 @@ async fn history_goes_in_both_directions_and_tells_if_there_is_more(kind: Kind) 
 
 async fn history_tells_the_continuity_of_its_first_position(kind: Kind) {
     let rule = LogRule {
-        pattern: "*".into(),
+        pattern: Pattern::new("*").unwrap(),
         entries: Some(10),
         keep: Some(Duration::ZERO),
         ..LogRule::default()

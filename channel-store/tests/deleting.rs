@@ -7,7 +7,7 @@ use crate::support::{
 };
 use channel_store::{
     Beginning, ChannelStore, Continuity, HistoryRange, IdempotencyKey, Join, Joined, LogRule,
-    Membership, ON_DELETED, Position, StoreError, StoreOptions,
+    Membership, ON_DELETED, Pattern, Position, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -298,7 +298,7 @@ async fn messages_from_before_the_deletion_are_still_known_by_their_keys(kind: K
 async fn a_channel_with_silent_joins_can_be_deleted(kind: Kind) {
     let options = StoreOptions {
         log_rules: vec![LogRule {
-            pattern: "4".into(),
+            pattern: Pattern::new("4").unwrap(),
             announce_members: Some(false),
             ..LogRule::default()
         }],

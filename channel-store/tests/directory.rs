@@ -6,7 +6,7 @@ use crate::support::{
     Kind, PARTIAL, Subject, message, name, no_position, offsets, read, session, with_key,
 };
 use channel_store::{
-    ChannelSummary, Continuity, DIRECTORY_PARTS, Epoch, HistoryRange, LogRule, Membership,
+    ChannelSummary, Continuity, DIRECTORY_PARTS, Epoch, HistoryRange, LogRule, Membership, Pattern,
     Position, Since, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
@@ -236,7 +236,7 @@ async fn a_foreign_token_of_a_list_is_refused(kind: Kind) {
 
 async fn the_rule_of_a_channel_is_named(kind: Kind) {
     let rule = |pattern: &str| LogRule {
-        pattern: pattern.to_owned(),
+        pattern: Pattern::new(pattern).unwrap(),
         ..LogRule::default()
     };
     let options = StoreOptions {

@@ -27,8 +27,8 @@ const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wai
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 /// The rights of a connector.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +zscan +scard \
-    +sscan +multi +exec \
+    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +xrevrange +expire +del +exists +time +zadd +zrangebyscore +zscan \
+    +scard +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Makes each kind of call that the services make once.
@@ -89,6 +89,8 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     let page = read(&feed, "4", &head.position, 100).await;
     assert_eq!(said(&page.entries)[1], "onMessage a");
     let ends = feed.heads(std::slice::from_ref(&channel)).await.unwrap();
+    let end = &ends[0].as_ref().unwrap().position;
+    assert!(!feed.read_back(&channel, end, 10).await.unwrap().is_empty());
     assert_eq!(
         feed.touch(std::slice::from_ref(&channel)).await.unwrap(),
         ends

@@ -2,13 +2,15 @@
 
 use crate::access::settings::ACCESS;
 use crate::access::{Access, AccessSettings};
+use crate::rules::Rules;
 use crate::tls::PortSettings;
+use channel_rules::{ChannelRule, ChannelTable};
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
-use channel_store::{Ack, LogRule, StoreOptions};
+use channel_store::{Ack, StoreOptions};
 use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
-use runtime::config::{Names, NoTables, Settings};
+use runtime::config::{Names, Settings};
 use runtime::doors::DoorSettings;
 use runtime::listen::address;
 use runtime::pace::Rate;
@@ -112,13 +114,6 @@ pub struct Config {
     #[arg(long, default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
     pub announce_members: bool,
 
-    /// Other settings for channels with certain names, for example 'game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off'
-    ///
-    /// Each * stands for any characters. Settings that a rule does not name are those of all channels. The first rule that
-    /// matches a channel counts. Repeat the option, or put semicolons between rules.
-    #[arg(long = "log-rule", value_name = "PATTERN:SETTINGS", value_delimiter = ';', value_parser = log_rule)]
-    pub log_rules: Vec<LogRule>,
-
     /// How long a channel without members and messages is remembered; no shorter than --log-life
     ///
     /// Without it: 24h, or as long as --log-life.
@@ -220,6 +215,9 @@ pub struct Config {
     /// The certificate of the port.
     #[command(flatten)]
     pub tls: PortSettings,
+    /// `[[channel]]`: the rules of channels.
+    #[arg(skip)]
+    pub channels: Vec<ChannelRule>,
 }
 
 impl Grouped for Config {
@@ -250,7 +248,6 @@ impl Grouped for Config {
                 "log_keep",
                 "log_bytes",
                 "log_life",
-                "log_rules",
                 "announce_members",
                 "channel_life",
                 "key_life",
@@ -288,12 +285,14 @@ pub enum AckBy {
 
 impl Settings for Config {
     const NAMES: Names = Names::of("CHAT");
-    const RELOADED: &'static [&'static str] = &["log_filter"];
-    type Tables = NoTables;
-    const TABLES: &'static [&'static str] = &[];
-    const EXAMPLE: &'static str = "";
+    const RELOADED: &'static [&'static str] = &["log_filter", ChannelTable::NAME];
+    type Tables = ChannelTable;
+    const TABLES: &'static [&'static str] = &[ChannelTable::NAME];
+    const EXAMPLES: &'static [&'static str] = &[ChannelTable::EXAMPLE];
 
-    fn take(&mut self, NoTables {}: NoTables) {}
+    fn take(&mut self, table: ChannelTable) {
+        self.channels = table.channel;
+    }
 
     fn log(&self) -> &LogSettings {
         &self.log
@@ -334,7 +333,7 @@ impl Config {
             log_bytes: self.log_bytes,
             log_life: self.log_life,
             announce_members: self.announce_members,
-            log_rules: self.log_rules.clone(),
+            log_rules: self.channels.iter().map(ChannelRule::log_rule).collect(),
             channel_life: self.channel_life.unwrap_or(CHANNEL_LIFE).max(self.log_life),
             key_life: self.key_life,
             detached_life: self.detached_life,
@@ -372,6 +371,11 @@ impl Config {
             idle_time: self.idle_timeout,
             answer_time: self.answer_timeout,
             allowed_origins: self.allowed_origins.clone(),
+            rules: {
+                let rules = Rules::default();
+                rules.set(&self.channels);
+                rules
+            },
             ..Limits::default()
         }
     }
@@ -414,55 +418,6 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A pattern and, after the last colon, the settings of the channels that match it.
-fn log_rule(text: &str) -> Result<LogRule, String> {
-    let (pattern, settings) = text
-        .rsplit_once(':')
-        .filter(|(pattern, _)| !pattern.is_empty())
-        .ok_or("expected a pattern of names, a colon and settings, as in 'game:*:entries=50,life=1h,announce=off'")?;
-    let mut rule = LogRule {
-        pattern: pattern.to_owned(),
-        ..LogRule::default()
-    };
-    for setting in settings.split(',') {
-        let wrong = |reason: String| format!("{setting:?}: {reason}");
-        let is_new = match setting.split_once('=') {
-            Some(("entries", number)) => {
-                let number = number.parse().ok();
-                let number = number.filter(|it| (1..=MOST_ENTRIES).contains(it));
-                let number =
-                    number.ok_or_else(|| wrong(format!("expected 1 to {MOST_ENTRIES}")))?;
-                rule.entries.replace(number).is_none()
-            }
-            Some(("keep", keep)) => {
-                let keep = duration(keep).map_err(wrong)?;
-                rule.keep.replace(keep).is_none()
-            }
-            Some(("bytes", number)) => {
-                let number = bytes(LOG_BYTES)(number).map_err(wrong)?;
-                rule.bytes.replace(number).is_none()
-            }
-            Some(("life", life)) => {
-                let life = duration(life).map_err(wrong)?;
-                rule.life.replace(life).is_none()
-            }
-            Some(("announce", on)) => {
-                let on = switch(on).map_err(wrong)?;
-                rule.announce_members.replace(on).is_none()
-            }
-            _ => {
-                let known =
-                    "expected entries=NUMBER, keep=TIME, bytes=BYTES, life=TIME or announce=on|off";
-                return Err(wrong(known.to_owned()));
-            }
-        };
-        if !is_new {
-            return Err(wrong("this is set twice".to_owned()));
-        }
-    }
-    Ok(rule)
-}
-
 /// The bounds of the service.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -499,6 +454,8 @@ pub struct Limits {
     pub allowed_origins: Vec<String>,
     /// Who may call.
     pub access: Access,
+    /// The rules of channels by which messages are refused.
+    pub rules: Rules,
 }
 
 impl Limits {
@@ -529,6 +486,7 @@ impl Default for Limits {
             drain_time: Duration::from_secs(8),
             allowed_origins: Vec::new(),
             access: Access::default(),
+            rules: Rules::default(),
         }
     }
 }
@@ -552,6 +510,7 @@ mod tests {
             ..config.limits()
         };
         let theirs = Limits::default();
+        theirs.rules.set(&[]);
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 
@@ -562,57 +521,19 @@ mod tests {
     }
 
     #[test]
-    fn log_rules_come_in_order_from_repeated_options_or_one_text() {
-        let expected = [
-            LogRule {
-                pattern: "game:*".into(),
-                entries: Some(50),
-                keep: Some(Duration::from_secs(10)),
-                bytes: Some(1 << 20),
-                life: Some(Duration::from_secs(3600)),
-                announce_members: Some(false),
-            },
-            LogRule {
-                pattern: "*".into(),
-                announce_members: Some(true),
-                ..LogRule::default()
-            },
-        ];
-        let (first, second) = (
-            "game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off",
-            "*:announce=on",
+    fn rules_of_channels_say_what_their_logs_keep() {
+        let mut config = config(&["--announce-members", "off"]);
+        assert!(!config.store().announce_members);
+        let table = "[[channel]]\nmatch = 'game:*'\nentries = 50\njoin = 'grant'\n[[channel]]\nmatch = '*'\nannounce = true";
+        config.take(toml::from_str(table).unwrap());
+        let rules = config.store().log_rules;
+        let patterns: Vec<_> = rules.iter().map(|it| it.pattern.as_str()).collect();
+        assert_eq!(patterns, ["game:*", "*"]);
+        assert_eq!(
+            (rules[0].entries, rules[0].announce_members),
+            (Some(50), None)
         );
-        let repeated = config(&["--log-rule", first, "--log-rule", second]);
-        assert_eq!(repeated.store().log_rules, expected);
-        let at_once = config(&["--log-rule", &format!("{first};{second}")]);
-        assert_eq!(at_once.store().log_rules, expected);
-        let off = config(&["--announce-members", "off"]);
-        assert!(!off.store().announce_members);
-    }
-
-    #[test]
-    fn a_wrong_log_rule_is_refused_with_the_wrong_part() {
-        for (wrong, reason) in [
-            ("", "expected a pattern"),
-            ("game", "expected a pattern"),
-            (":entries=5", "expected a pattern"),
-            ("game:*", "\"*\": expected entries=NUMBER"),
-            ("4:", "\"\": expected entries=NUMBER"),
-            ("4:entries=0", "\"entries=0\": expected 1 to 1000000"),
-            ("4:entries=many", "expected 1 to 1000000"),
-            ("4:entries=1000001", "expected 1 to 1000000"),
-            ("4:life=long", "\"life=long\": "),
-            ("4:keep=long", "\"keep=long\": "),
-            ("4:bytes=1", "\"bytes=1\": expected 64KiB to 1GiB"),
-            ("4:bytes=1GB", "expected a number of bytes, such as"),
-            ("4:bytes=2GiB", "expected 64KiB to 1GiB"),
-            ("4:announce=no", "\"announce=no\": expected on or off"),
-            ("4:entries=5,entries=6", "\"entries=6\": this is set twice"),
-            ("4:entries=5, life=1h", "\" life=1h\": expected"),
-        ] {
-            let error = log_rule(wrong).unwrap_err();
-            assert!(error.contains(reason), "{wrong}: {error}");
-        }
+        assert_eq!(rules[1].announce_members, Some(true));
     }
 
     #[test]

@@ -109,6 +109,12 @@ pub enum Error {
         /// The path of the field in the request that names another channel. `None`: the call is not about channels.
         field: Option<&'static str>,
     },
+    /// The rules of the channel allow only ephemeral messages. Nothing was done.
+    #[error(
+        "this channel takes only ephemeral messages, because chat's operator has set ephemeral_only for it: set ephemeral, or use \
+         another channel"
+    )]
+    EphemeralOnly,
     /// The call was not done in time, so its outcome is unknown.
     #[error(
         "not done in time, so the outcome is unknown: it is safe to try again with the same idempotency key"
@@ -180,6 +186,7 @@ impl Error {
         "TOKEN_REFUSED",
         "SCOPE_MISSING",
         "CHANNEL_NOT_ALLOWED",
+        "EPHEMERAL_ONLY",
         "DEADLINE_EXCEEDED",
         "STORE_UNAVAILABLE",
         "STORE_FULL",
@@ -213,6 +220,7 @@ impl Error {
             Self::TokenRefused => (Code::Unauthenticated, "TOKEN_REFUSED"),
             Self::ScopeMissing { .. } => (Code::PermissionDenied, "SCOPE_MISSING"),
             Self::ChannelNotAllowed { .. } => (Code::PermissionDenied, "CHANNEL_NOT_ALLOWED"),
+            Self::EphemeralOnly => (Code::FailedPrecondition, "EPHEMERAL_ONLY"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),

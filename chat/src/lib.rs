@@ -5,7 +5,7 @@
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
 //! the work. [`access`] says who may call. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
-//! `watch` follows channels for back ends. `cleanup` looks after members that nobody else looks after.
+//! `watch` follows channels for back ends. `rules` has those rules of channels by which chat itself refuses. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -17,6 +17,7 @@ mod error;
 mod gateway;
 mod metering;
 mod port;
+mod rules;
 mod tls;
 mod users;
 mod watch;
@@ -26,6 +27,7 @@ pub use access::Access;
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
+pub use rules::Rules;
 pub use tls::{Port, PortSettings};
 pub use users::Connectors;
 pub use watch::Watching;
@@ -104,7 +106,10 @@ pub fn service(
     let api = api.max_decoding_message_size(limits.frame());
     let gateway = SessionServiceServer::new(Gateway(calls));
     let gateway = gateway.max_decoding_message_size(limits.frame());
-    let nodes = NodeServiceServer::new(Nodes(Arc::clone(&connectors)));
+    let nodes = NodeServiceServer::new(Nodes {
+        connectors: Arc::clone(&connectors),
+        rules: limits.rules.clone(),
+    });
     let nodes = nodes.max_decoding_message_size(limits.frame());
     let users = UserServiceServer::new(Users {
         connectors,

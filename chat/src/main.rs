@@ -5,6 +5,7 @@ use channel_store::ChannelStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use chat::access::create_token;
 use chat::{Cleanup, Config, Connectors, Limits, Watching};
+use runtime::config::Reloading;
 use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,12 +20,16 @@ fn main() -> ExitCode {
     telemetry::init(&config.log);
     let threads = config.threads.into();
     lifecycle::run("chat", threads, async |shutdown| {
-        let (_latest, _reloads) = source.follow(config.clone());
-        start(config, shutdown).await
+        let (latest, _reloads) = source.follow(config.clone());
+        start(config, latest, shutdown).await
     })
 }
 
-async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn start(
+    config: Config,
+    latest: Reloading<Config>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let access = config.access.open().context("--api-tokens-file")?;
     let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
@@ -56,6 +61,11 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     watching.follow(feed.clone());
     let connectors = Connectors::begin(feed.registry(), feed.leases(), feed.inboxes());
     let store = Arc::new(store);
+    let limits = config.limits();
+    let rules = limits.rules.clone();
+    let now = config.channels.clone();
+    let following = rules.follow(now, latest, store.clone(), |it| &it.channels);
+    let _following = AbortOnDropHandle::new(tokio::spawn(following));
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
     chat::serve(
         port,
@@ -63,10 +73,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         cleanup,
         connectors,
         watching,
-        Limits {
-            access,
-            ..config.limits()
-        },
+        Limits { access, ..limits },
         shutdown,
     )
     .await?;

@@ -12,6 +12,7 @@ use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
 use crate::routes;
 use crate::transport::proxies::Proxy;
+use channel_rules::ChannelTable;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
@@ -446,7 +447,7 @@ impl Settings for Config {
     const RELOADED: &'static [&'static str] = RELOADED;
     type Tables = AccessTables;
     const TABLES: &'static [&'static str] = AccessTables::NAMES;
-    const EXAMPLE: &'static str = AccessTables::EXAMPLE;
+    const EXAMPLES: &'static [&'static str] = &[AccessTables::EXAMPLE, ChannelTable::EXAMPLE];
 
     fn take(&mut self, tables: AccessTables) {
         self.clients.auth.take(tables);

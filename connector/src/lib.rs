@@ -110,8 +110,12 @@ impl Adjustable {
         let rates = &settings.rates;
         self.addresses.set(rates.address(self.are_strangers));
         self.clients.set_rates(rates.session(self.are_strangers));
+        let services = &self.clients.services;
         match Rules::new(&settings.auth.channels) {
-            Ok(rules) => self.clients.services.access.swap(rules),
+            Ok(rules) => {
+                services.access.swap(rules);
+                services.chat.rules().set(&settings.auth.channels);
+            }
             Err(error) => tracing::error!(%error, "the rules of channels stay as they are"),
         }
     }

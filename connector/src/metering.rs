@@ -1,7 +1,7 @@
 //! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
 use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use runtime::families::{Family, register};
 use tokio::time::Instant;
 use wire::{Disconnect, Reason};
@@ -37,6 +37,9 @@ pub(crate) const PUT_OFF: &str = "connector_admissions_put_off_total";
 
 /// Logins that were refused.
 pub(crate) const LOGINS_REFUSED: &str = "connector_logins_refused_total";
+
+/// Chats whose rules of channels differ from those of this connector.
+const OTHER_RULES: &str = "connector_chats_with_other_rules";
 
 /// Requests for handlers of the operator, by what became of them.
 pub(crate) const HANDLER_REQUESTS: &str = "connector_handler_requests_total";
@@ -139,6 +142,10 @@ const FAMILIES: &[Family] = &[
         "Leases that the store had lost and that were taken again",
     ),
     Family::counter(DECLARED_DEAD, "How often this connector was declared dead"),
+    Family::gauge(
+        OTHER_RULES,
+        "Chats whose rules of channels differ from those of this connector",
+    ),
     Family::counter(
         HANDLER_REQUESTS,
         "Requests for handlers of the operator, by what became of them",
@@ -153,6 +160,12 @@ const FAMILIES: &[Family] = &[
 /// Counts a repaired difference between the store and this connector's sessions.
 pub(crate) fn count_repair(reason: &'static str) {
     counter!(REPAIRS, "reason" => reason).increment(1);
+}
+
+/// So many chats have other rules of channels now.
+pub(crate) fn note_other_rules(chats: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "there are few chats")]
+    gauge!(OTHER_RULES).set(chats as f64);
 }
 
 /// Counts a refused login. The label is the name of the reason, and says nothing of the user.

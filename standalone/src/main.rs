@@ -4,6 +4,7 @@
 //! between.
 
 use anyhow::Context;
+use channel_rules::{ChannelRule, ChannelTable};
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use chat::access::AccessSettings;
@@ -26,6 +27,7 @@ use runtime::{
 };
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -82,11 +84,14 @@ impl Grouped for Config {
     ];
 }
 
-/// The tables of the file that no flag can express.
+/// The tables of the file that no flag can express. Both services use the rules of channels, so they are not in the connector's
+/// table.
 #[derive(Default, serde::Deserialize)]
 struct Tables {
     #[serde(default)]
     connector: AccessTables,
+    #[serde(default)]
+    channel: Vec<ChannelRule>,
 }
 
 impl Settings for Config {
@@ -101,17 +106,21 @@ impl Settings for Config {
                 LOGINS.1,
                 LIMITS.1,
                 RATES.1,
-                &["login_policy", "channel"],
+                &["login_policy"],
             ],
         }],
     };
     const RELOADED: &'static [&'static str] = connector::config::RELOADED;
     type Tables = Tables;
-    const TABLES: &'static [&'static str] = &["connector.auth.issuer", "connector.channel"];
-    const EXAMPLE: &'static str = "\n# [[connector.auth.issuer]] and [[connector.channel]] are those of connector.toml: see docs/access.md\n";
+    const TABLES: &'static [&'static str] = &["connector.auth.issuer", ChannelTable::NAME];
+    const EXAMPLES: &'static [&'static str] = &[
+        "\n# [[connector.auth.issuer]] is [[auth.issuer]] of connector.toml: see docs/access.md\n",
+        ChannelTable::EXAMPLE,
+    ];
 
     fn take(&mut self, tables: Tables) {
         self.clients.auth.take(tables.connector);
+        self.clients.auth.channels = tables.channel;
     }
 
     fn log(&self) -> &LogSettings {
@@ -156,7 +165,11 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         eprintln!("{}", try_next(&clients, grpc));
     }
 
-    let options = StoreOptions::default();
+    let rules = &config.clients.auth.channels;
+    let options = StoreOptions {
+        log_rules: rules.iter().map(ChannelRule::log_rule).collect(),
+        ..StoreOptions::default()
+    };
     let lease_length = options.lease;
     let store = MemoryStore::new(options);
     let hub = Hub::new(TOUCH_INTERVAL);
@@ -174,6 +187,15 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         access,
         ..chat::Limits::default()
     };
+    limits.rules.set(rules);
+    let following = limits.rules.clone();
+    let following = following.follow(
+        rules.clone(),
+        latest.clone(),
+        store.clone(),
+        |it: &Config| &it.clients.auth.channels,
+    );
+    let _following = AbortOnDropHandle::new(tokio::spawn(following));
     let service = chat::service(
         store.clone(),
         cleanup.clone(),

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub const ROOM: &str = "room";
 
 /// Flags that let chat keep every publication of a test, however long the test runs.
-pub const WHOLE_LOG: [&str; 2] = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
+pub const WHOLE_LOG: [&str; 2] = ["--log-entries=1000000", "--log-bytes=1GiB"];
 
 /// The pause between two messages of one sender.
 const PACE: Duration = Duration::from_millis(8);

@@ -64,6 +64,7 @@ pub mod resp;
 pub mod senders;
 pub mod sentinels;
 pub mod service;
+pub mod settings;
 pub mod socket_io;
 pub mod system;
 pub mod tls;

@@ -15,6 +15,7 @@ use testkit::chat_api::ChatApi;
 use testkit::json::Client;
 use testkit::pomelo::LOGIN;
 use testkit::resp::Resp;
+use testkit::settings::SettingsFile;
 use testkit::system::{Plan, System};
 use testkit::{SOON, wait};
 use tonic::Code;
@@ -133,8 +134,8 @@ async fn twenty_thousand_channels_are_listed_once_while_others_begin_and_end() {
 
 #[tokio::test]
 async fn a_channel_is_described_and_its_members_are_counted() {
-    let rule = ["--log-rule", "game:*:entries=50"];
-    let system = Plan::of(2, 1).chat_flags(&rule).start().await;
+    let file = SettingsFile::new("[[channel]]\nmatch = 'game:*'\nentries = 50");
+    let system = Plan::of(2, 1).chat_flags(&file.flags()).start().await;
     let api = system.api(0);
     let _one = system.member(0, "alice", "game:1").await;
     let _two = system.member(1, "bob", "game:1").await;

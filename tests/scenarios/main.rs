@@ -10,6 +10,7 @@ mod attacks;
 mod back_end_programs;
 mod bounds;
 mod browsers;
+mod channel_rules;
 mod channels;
 mod chats_in_turn;
 mod cited_files;

@@ -53,7 +53,7 @@ async fn a_client_that_moves_between_connectors_while_others_send_misses_nothing
 #[tokio::test]
 async fn a_session_that_was_away_too_long_is_told_so() {
     const KEPT: usize = 50;
-    let plan = Plan::of(2, 1).chat_flags(&["--log-rule", "*:entries=50,keep=1ms"]);
+    let plan = Plan::of(2, 1).chat_flags(&["--log-entries", "50", "--log-keep", "1ms"]);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;

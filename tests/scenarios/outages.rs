@@ -3,6 +3,7 @@
 
 use crate::load::{Load, listeners, senders};
 use std::time::Duration;
+use testkit::followers::WHOLE_LOG;
 use testkit::pomelo::{
     Client, FAILED, LOGGED_IN, LOGIN, SEND, SENT, heard, joined, left, login_body, said,
 };
@@ -105,8 +106,7 @@ async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itsel
 /// Connectors reconnect to Redis at different times, and senders do not wait for them. The log has what they miss.
 #[tokio::test]
 async fn messages_acknowledged_before_redis_was_killed_are_seen_by_everybody() {
-    let log = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
-    let plan = Plan::of(2, 2).chat_flags(&log).alone();
+    let plan = Plan::of(2, 2).chat_flags(&WHOLE_LOG).alone();
     let mut system = plan.start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);

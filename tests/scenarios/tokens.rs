@@ -296,9 +296,9 @@ async fn tokens_made_in_python_are_accepted_and_expire() {
 /// Rules in the file, which the operator changes while sessions are in the channel.
 #[tokio::test]
 async fn rules_of_channels_hold_and_a_change_of_the_file_ends_what_it_forbids() {
-    let rules = "[[connector.channel]]\nmatch = 'news'\nsend = 'nobody'\n\
-                 [[connector.channel]]\nmatch = 'inbox:{user}'\n\
-                 [[connector.channel]]\nmatch = 'inbox:*'\njoin = 'nobody'\n";
+    let rules = "[[channel]]\nmatch = 'news'\nsend = 'nobody'\n\
+                 [[channel]]\nmatch = 'inbox:{user}'\n\
+                 [[channel]]\nmatch = 'inbox:*'\njoin = 'nobody'\n";
     let file = AccessFile::new(rules);
     let standalone = file.standalone(&[]).await;
     let ann = Client::connect(standalone.address()).await;
@@ -319,7 +319,7 @@ async fn rules_of_channels_hold_and_a_change_of_the_file_ends_what_it_forbids() 
 
     std::fs::write(
         &file.path,
-        "[[connector.channel]]\nmatch = 'room'\njoin = 'everybody'",
+        "[[channel]]\nmatch = 'room'\njoin = 'everybody'",
     )
     .expect("written");
     wait::eventually("the mistake is logged", SOON, async || {
@@ -329,7 +329,7 @@ async fn rules_of_channels_hold_and_a_change_of_the_file_ends_what_it_forbids() 
             .any(|line| line.contains("the settings stay as they are"))
     })
     .await;
-    let rules = format!("[[connector.channel]]\nmatch = 'room'\njoin = 'nobody'\n{rules}");
+    let rules = format!("[[channel]]\nmatch = 'room'\njoin = 'nobody'\n{rules}");
     std::fs::write(&file.path, rules).expect("written");
     bob.until_push(r#"onRemoved {"channel":"room"}"#).await;
     let removed = ann.inbox().until(SOON, |received| {

@@ -106,6 +106,8 @@ pub enum PositionReason {
     Trimmed,
     /// The member's position means nothing in this log, for example because all data was lost.
     Unknown,
+    /// The rules of the channel leave out what the member missed up to this position.
+    Skipped,
 }
 
 impl PositionReason {
@@ -128,6 +130,7 @@ impl PositionReason {
             Self::Diverged => "diverged",
             Self::Trimmed => "trimmed",
             Self::Unknown => "unknown",
+            Self::Skipped => "skipped",
         }
     }
 }

@@ -71,6 +71,8 @@ pub enum Reason {
     TokenExpired,
     /// The rules of the channel do not allow it.
     NotAllowed,
+    /// The rules of the channel allow only ephemeral messages.
+    EphemeralOnly,
 }
 
 /// What clients are told for a reason.
@@ -86,7 +88,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -111,6 +113,7 @@ impl Reason {
         Self::TokenInvalid,
         Self::TokenExpired,
         Self::NotAllowed,
+        Self::EphemeralOnly,
     ];
 
     /// Its name, as clients read it.
@@ -143,6 +146,7 @@ impl Reason {
     pub fn of_chat(reason: &str) -> Self {
         match reason {
             "IDEMPOTENCY_KEY_REUSED" => Self::KeyReused,
+            "EPHEMERAL_ONLY" => Self::EphemeralOnly,
             "INVALID_ARGUMENT" => Self::InvalidParameter,
             "NOT_MEMBER" => Self::NotMember,
             "OVERLOADED" => Self::TryLater,
@@ -298,6 +302,12 @@ impl Reason {
                 403,
                 "You may not do this in this channel.",
                 Some(r#"{"code":403}"#),
+            ),
+            Self::EphemeralOnly => last(
+                "EPHEMERAL_ONLY",
+                403,
+                "This channel takes only ephemeral messages. Publish with ephemeral set to true.",
+                None,
             ),
         }
     }

@@ -47,6 +47,11 @@ impl Ring {
         }
     }
 
+    /// Its publications, in order.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Publication> {
+        self.entries.iter()
+    }
+
     /// The publications after a position, if the ring knows that position. It knows the positions of its own entries,
     /// and the one before each entry in the same epoch: a new member starts right before its own onJoin.
     #[must_use]

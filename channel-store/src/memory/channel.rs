@@ -28,6 +28,8 @@ const EXPIRED_AT_ONCE: usize = 10;
 
 pub(super) struct Channel {
     policy: LogPolicy,
+    /// What held at the last publication: it says how long the log and the channel live.
+    lives_by: LogPolicy,
     pub(super) content: Content,
     pub(super) outbox: Outbox,
     /// When the channel was used for the last time.
@@ -75,10 +77,16 @@ impl Channel {
     pub(super) fn new(name: &ChannelName, at: &Context) -> Self {
         Self {
             policy: *at.policies.of(name),
+            lives_by: *at.policies.of(name),
             content: Content::new(at),
             outbox: Outbox::default(),
             used: at.now.instant,
         }
+    }
+
+    /// What holds from the next publication on.
+    pub(super) fn set_policy(&mut self, policy: LogPolicy) {
+        self.policy = policy;
     }
 
     pub(super) fn publish(
@@ -416,7 +424,7 @@ impl Channel {
 
     /// How long the channel lives when nothing happens.
     fn life(&mut self, at: &Context) -> Duration {
-        let life = self.policy.channel_life;
+        let life = self.lives_by.channel_life;
         let Content { log, keys, .. } = &mut self.content;
         if log.is_without_messages() && keys.is_empty(at.now.instant) {
             return life.min(EMPTY_LIFE);
@@ -425,7 +433,7 @@ impl Channel {
     }
 
     fn expire_log(&mut self, at: &Context) {
-        self.content.log.expire(at.now.instant, self.policy.life);
+        self.content.log.expire(at.now.instant, self.lives_by.life);
     }
 
     fn expire_members(&mut self, at: &Context) {
@@ -447,6 +455,7 @@ impl Channel {
     /// Appends a publication to the log, and puts it into the outbox.
     fn append(&mut self, payload: Payload, at: &Context) -> Position {
         self.used = at.now.instant;
+        self.lives_by = self.policy;
         let (log, lifetime) = (&mut self.content.log, &at.server.lifetime);
         let publication = log.append(payload, at.now, &self.policy, lifetime);
         let position = publication.position.clone();

@@ -7,8 +7,8 @@ use super::shared::Shared;
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::name::ChannelName;
-use crate::page::{LogPage, Since};
-use crate::publication::{Epoch, Position};
+use crate::page::{HistoryRange, LogPage, Since};
+use crate::publication::{Epoch, Position, Publication};
 use crate::watch::{Births, Look, NotedPage, WatchFeed};
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -76,6 +76,19 @@ impl ChannelFeed for MemoryFeed {
                 })
             }
         }))
+    }
+
+    async fn read_back(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        let range = HistoryRange::UpTo(upto.clone());
+        let page = self
+            .shared
+            .with(|state| state.in_known(channel, |it, at| it.history(&range, limit, at)));
+        Ok(page.map(|page| page.entries).unwrap_or_default())
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {

@@ -7,7 +7,7 @@ use super::outbox::Delivery;
 use super::user_table::UserTable;
 use crate::inbox::Slot;
 use crate::name::{ChannelName, Incarnation, UserId};
-use crate::options::StoreOptions;
+use crate::options::{LogRule, StoreOptions};
 use crate::rules::RuleTable;
 use crate::server::FeedConnection;
 use crate::watch::BirthSlot;
@@ -192,6 +192,16 @@ impl State {
             known.is_none_or(|channel| !channel.outbox.is_full())
         };
         self.turns == 0 || channels.all(has_room)
+    }
+
+    /// Puts other rules in force. What the store holds is trimmed by the next publication.
+    pub(super) fn set_log_rules(&mut self, rules: Vec<LogRule>) {
+        let context = &mut self.context;
+        context.options.log_rules = rules;
+        context.policies = RuleTable::new(&context.options, |policy| policy);
+        for (name, channel) in &mut self.channels {
+            channel.set_policy(*context.policies.of(name));
+        }
     }
 
     /// Works on a channel that the store knows. `None`: it does not know it.

@@ -13,7 +13,7 @@ use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation};
-use crate::options::StoreOptions;
+use crate::options::{LogRule, StoreOptions};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::publication::Position;
 use crate::publish::{Publish, Published, Publisher};
@@ -239,6 +239,10 @@ impl ChannelStore for MemoryStore {
             let rules = &state.context.policies;
             rules.pattern_of(channel).map(str::to_owned)
         })
+    }
+
+    fn set_log_rules(&self, rules: Vec<LogRule>) {
+        self.shared.with(|state| state.set_log_rules(rules));
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -6,6 +6,7 @@ use super::seconds;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
 use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
+use arc_swap::ArcSwap;
 use redis::{Cmd, Script};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct Appending {
     keys: Keys,
     publish_command: &'static str,
-    bounds: RuleTable<Bounds>,
+    /// Each call reads it once.
+    bounds: ArcSwap<RuleTable<Bounds>>,
 }
 
 /// The bounds of some channels' logs, as the scripts take them.
@@ -48,7 +50,7 @@ impl Appending {
         Self {
             keys: Keys::new(&options.prefix),
             publish_command,
-            bounds: RuleTable::new(options, Bounds::new),
+            bounds: ArcSwap::from_pointee(RuleTable::new(options, Bounds::new)),
         }
     }
 
@@ -56,9 +58,15 @@ impl Appending {
         self.keys.of_channel(channel)
     }
 
+    /// Puts the rules of these options in force, for calls that begin after this.
+    pub(super) fn set_rules(&self, options: &StoreOptions) {
+        let bounds = RuleTable::new(options, Bounds::new);
+        self.bounds.store(bounds.into());
+    }
+
     /// The pattern of the rule that holds for a channel.
     pub(super) fn rule_of(&self, channel: &ChannelName) -> Option<String> {
-        self.bounds.pattern_of(channel).map(str::to_owned)
+        self.bounds.load().pattern_of(channel).map(str::to_owned)
     }
 
     /// Begins a call with what `append.lua` takes.
@@ -70,12 +78,12 @@ impl Appending {
         keys: &ChannelKeys,
         time: u64,
     ) {
-        let bounds = self.bounds.of(channel);
+        let rules = self.bounds.load();
         call_appending(
             command,
             script,
             &keys.all(),
-            bounds,
+            rules.of(channel),
             self.publish_command,
             time,
         );
@@ -89,7 +97,8 @@ impl Appending {
         keys: &'a ChannelKeys,
         more_keys: impl IntoIterator<Item = Key<'a>>,
     ) -> Cmd {
-        let bounds = self.bounds.of(channel);
+        let rules = self.bounds.load();
+        let bounds = rules.of(channel);
         let all: Vec<Key<'_>> = keys.all().into_iter().chain(more_keys).collect();
         let mut command = Cmd::new();
         call_appending(

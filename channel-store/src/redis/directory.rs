@@ -48,7 +48,7 @@ pub(super) struct Directory {
     keys: Keys,
     publish_command: &'static str,
     /// How long a part stays in which nothing is noted. It is longer than any unused channel lives.
-    part_seconds: String,
+    part_seconds: Mutex<String>,
     noted: Mutex<Noted>,
 }
 
@@ -62,16 +62,26 @@ pub(super) struct PartPage {
     pub(super) next: Option<String>,
 }
 
+/// How long a part stays in which nothing is noted.
+fn part_seconds(options: &StoreOptions) -> String {
+    let lives = RuleTable::new(options, |policy| policy.channel_life);
+    seconds(lives.longest(|life| *life) + QUIET)
+}
+
 impl Directory {
     pub(super) fn new(nodes: &Arc<Nodes>, options: &StoreOptions) -> Self {
-        let lives = RuleTable::new(options, |policy| policy.channel_life);
         Self {
             publish_command: nodes.publish_command(),
             nodes: Arc::downgrade(nodes),
             keys: Keys::new(&options.prefix),
-            part_seconds: seconds(lives.longest(|life| *life) + QUIET),
+            part_seconds: Mutex::new(part_seconds(options)),
             noted: Mutex::new(Noted::new(REMEMBERED)),
         }
+    }
+
+    /// Puts the rules of these options in force.
+    pub(super) fn set_rules(&self, options: &StoreOptions) {
+        *self.part_seconds.lock() = part_seconds(options);
     }
 
     /// True if all of these channels were noted in the `NOTED_FOR` before `now`.
@@ -116,6 +126,7 @@ impl Directory {
             return;
         };
         let at = Instant::now();
+        let part_seconds = self.part_seconds.lock().clone();
         let mut parts: BTreeMap<usize, Vec<&ChannelName>> = BTreeMap::new();
         for channel in channels {
             parts.entry(part_of(channel)).or_default().push(channel);
@@ -124,7 +135,7 @@ impl Directory {
         let connection = |(part, _): &(usize, _)| nodes.connection(|| key_of(&self.of_part(*part)));
         let question = |(part, channels): &(usize, Vec<&ChannelName>)| {
             let mut command = call(&SCRIPTS.note, &self.of_part(*part).all());
-            command.arg(self.publish_command).arg(&self.part_seconds);
+            command.arg(self.publish_command).arg(&part_seconds);
             for channel in channels {
                 command.arg(channel.as_str());
             }

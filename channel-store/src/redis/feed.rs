@@ -9,7 +9,7 @@ use super::directory::Directory;
 use super::inboxes::RedisInboxes;
 use super::keys::Keys;
 use super::lease::RedisLeases;
-use super::log::{Lives, end_of_log, heads, looks, read};
+use super::log::{Lives, end_of_log, heads, history, looks, read};
 use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
     Connection, Listener, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
@@ -22,9 +22,9 @@ use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
-use crate::page::{LogPage, Since};
+use crate::page::{HistoryRange, LogPage, Since};
 use crate::probe::{ProbeFeed, ProbeFound, ProbePoint, nonce};
-use crate::publication::{Epoch, Position};
+use crate::publication::{Epoch, Position, Publication};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
 use crate::server::{FeedConnection, Shard};
@@ -319,6 +319,19 @@ impl ChannelFeed for RedisFeed {
         let keys = self.keys.of_channel(channel);
         let reading = self.nodes.reading(keys.topic().to_string()).await?;
         read(&reading.connection, &keys, since, limit).await
+    }
+
+    async fn read_back(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        let keys = self.keys.of_channel(channel);
+        let reading = self.nodes.reading(keys.topic().to_string()).await?;
+        let range = HistoryRange::UpTo(upto.clone());
+        let page = history(&reading.connection, &keys, &range, limit).await?;
+        Ok(page.entries)
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {

@@ -18,7 +18,7 @@ use crate::error::StoreError;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation};
-use crate::options::{Ack, StoreOptions};
+use crate::options::{Ack, LogRule, StoreOptions};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, Probed, StoreSettings};
 use crate::publication::Position;
@@ -26,6 +26,7 @@ use crate::publish::Publisher;
 use crate::registry::UserRegistry;
 use crate::store::ChannelStore;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,7 +48,16 @@ pub struct RedisStore {
     /// How many publishers were made. Each one takes the next of the connections for publishers.
     publishers: AtomicUsize,
     prober: Arc<Prober>,
-    settings: StoreSettings,
+    /// Changes with the rules.
+    settings: Mutex<StoreSettings>,
+    /// As the store was opened, with the rules of that time.
+    options: StoreOptions,
+}
+
+/// The shortest life of any log.
+fn shortest_log_life(options: &StoreOptions) -> Duration {
+    let lives = options.log_rules.iter().filter_map(|rule| rule.life);
+    lives.fold(options.log_life, Duration::min)
 }
 
 impl RedisStore {
@@ -68,16 +78,15 @@ impl RedisStore {
         let replicas = Replicas::new(replicas, &options);
         let appending = Arc::new(Appending::new(&options, nodes.publish_command()));
         let directory = Arc::new(Directory::new(&nodes, &options));
-        let lives = options.log_rules.iter().filter_map(|rule| rule.life);
         let settings = StoreSettings {
             prefix: options.prefix.clone(),
             database: nodes.database(),
             lease: options.lease,
             ack_replicas: replicas.count,
-            log_life: lives.fold(options.log_life, Duration::min),
+            log_life: shortest_log_life(&options),
         };
         Ok(Self {
-            settings,
+            settings: Mutex::new(settings),
             keys: Keys::new(&options.prefix),
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
@@ -98,6 +107,7 @@ impl RedisStore {
             publishers: AtomicUsize::new(0),
             prober: Arc::new(Prober::new(nodes.clone(), replicas, &options)),
             nodes,
+            options,
         })
     }
 
@@ -248,12 +258,22 @@ impl ChannelStore for RedisStore {
         self.appending.rule_of(channel)
     }
 
+    fn set_log_rules(&self, rules: Vec<LogRule>) {
+        let options = StoreOptions {
+            log_rules: rules,
+            ..self.options.clone()
+        };
+        self.appending.set_rules(&options);
+        self.directory.set_rules(&options);
+        self.settings.lock().log_life = shortest_log_life(&options);
+    }
+
     async fn probe(&self, probe: &Probe) -> Vec<Probed> {
         self.prober.probe(probe).await
     }
 
     fn settings(&self) -> StoreSettings {
-        self.settings.clone()
+        self.settings.lock().clone()
     }
 
     fn available(&self) -> watch::Receiver<bool> {

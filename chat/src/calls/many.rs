@@ -48,7 +48,7 @@ impl Calls {
         for (place, message) in messages.into_iter().enumerate() {
             // Replaced below, by the answer of the store.
             outcomes.push(Err(Error::DeadlineExceeded));
-            match message {
+            match message.and_then(|it| self.limits.rules.admit(it)) {
                 Err(error) => outcomes[place] = Err(error),
                 Ok(publish) => {
                     let group = *by_channel

@@ -58,6 +58,11 @@ impl Calls {
         })
     }
 
+    /// The hash of the rules of channels, as text.
+    pub(crate) fn rules_hash(&self) -> String {
+        self.limits.rules.hash()
+    }
+
     /// The largest body of a message, in bytes.
     pub(crate) fn message_limit(&self) -> usize {
         self.limits.message
@@ -85,6 +90,7 @@ impl Calls {
     }
 
     pub(crate) async fn publish(&self, publish: Publish) -> Result<Published, Error> {
+        let publish = self.limits.rules.admit(publish)?;
         let published = self.store.publish(publish).await?;
         metering::sent(&published);
         Ok(published)

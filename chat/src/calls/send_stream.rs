@@ -182,6 +182,7 @@ impl<C: Contract> SendStream<C> {
                 checked
             } else if let Some(message) = self.waiting.pop_front() {
                 C::check(message, &self.permit, self.limits.message)
+                    .and_then(|publish| self.limits.rules.admit(publish))
             } else if self.read_frame(cx) {
                 continue;
             } else {

@@ -26,6 +26,7 @@ pub(super) async fn probe(calls: &Calls, request: ProbeRequest) -> Result<ProbeR
             ack_replicas: settings.ack_replicas,
             log_life: duration(settings.log_life),
             message_limit: calls.message_limit() as u64,
+            rules_hash: calls.rules_hash(),
         }),
     })
 }

@@ -17,6 +17,7 @@ pub use connectors::Connectors;
 
 use crate::access::Permit;
 use crate::calls::respond;
+use crate::rules::Rules;
 use proto::chat::v1;
 use proto::chat::v1::node_service_server::NodeService;
 use proto::chat::v1::user_service_server::UserService;
@@ -83,7 +84,10 @@ impl UserService for Users {
 }
 
 /// The contract for operators.
-pub(crate) struct Nodes(pub(crate) Arc<Connectors>);
+pub(crate) struct Nodes {
+    pub(crate) connectors: Arc<Connectors>,
+    pub(crate) rules: Rules,
+}
 
 #[tonic::async_trait]
 impl NodeService for Nodes {
@@ -91,13 +95,13 @@ impl NodeService for Nodes {
         &self,
         _: Request<v1::ListConnectorsRequest>,
     ) -> Result<Response<v1::ListConnectorsResponse>, Status> {
-        respond(nodes::list(&self.0).await)
+        respond(nodes::list(&self.connectors, &self.rules).await)
     }
 
     async fn drain_connector(
         &self,
         request: Request<v1::DrainConnectorRequest>,
     ) -> Result<Response<v1::DrainConnectorResponse>, Status> {
-        respond(nodes::drain(&self.0, request.into_inner()).await)
+        respond(nodes::drain(&self.connectors, request.into_inner()).await)
     }
 }

@@ -3,6 +3,7 @@
 use super::connectors::{Asked, Connectors, name_of};
 use crate::calls::fields::Violations;
 use crate::error::Error;
+use crate::rules::Rules;
 use channel_store::Incarnation;
 use proto::chat::v1::{
     Connector, ConnectorState, DrainConnectorRequest, DrainConnectorResponse, DrainedIncarnation,
@@ -12,7 +13,10 @@ use proto::connector::v1::command::Action;
 use proto::connector::v1::command_answer::Outcome;
 use proto::connector::v1::{DescribeAction, Described, DrainAction};
 
-pub(super) async fn list(connectors: &Connectors) -> Result<ListConnectorsResponse, Error> {
+pub(super) async fn list(
+    connectors: &Connectors,
+    rules: &Rules,
+) -> Result<ListConnectorsResponse, Error> {
     let all = connectors.all().await?;
     let dead = connectors.dead_among(&all).await;
     let living = all.into_iter().filter(|it| !dead.contains(it));
@@ -30,7 +34,10 @@ pub(super) async fn list(connectors: &Connectors) -> Result<ListConnectorsRespon
         });
     }
     listed.sort_by(|a, b| (&a.name, &a.incarnation).cmp(&(&b.name, &b.incarnation)));
-    Ok(ListConnectorsResponse { connectors: listed })
+    Ok(ListConnectorsResponse {
+        connectors: listed,
+        rules_hash: rules.hash(),
+    })
 }
 
 pub(super) async fn drain(
@@ -95,6 +102,7 @@ fn described(incarnation: &Incarnation, it: Described) -> Connector {
         connections: it.connections,
         sessions: it.sessions,
         state: state.into(),
+        rules_hash: it.rules_hash,
         ..named(incarnation)
     }
 }

@@ -44,6 +44,15 @@ impl ChannelFeed for Way {
         self.feed.read(channel, since, limit).await
     }
 
+    async fn read_back(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        self.feed.read_back(channel, upto, limit).await
+    }
+
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
         self.feed.heads(channels).await
     }

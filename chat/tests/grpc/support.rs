@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
     ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
-    IdempotencyKey, Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published,
-    Publisher, Reaped, StoreError, UserId,
+    IdempotencyKey, Incarnation, Join, Joined, Leave, LogRule, MembersPage, Position, Publish,
+    Published, Publisher, Reaped, StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -326,6 +326,8 @@ impl ChannelStore for FakeStore {
         let game = channel.as_str().starts_with("game:");
         game.then(|| "game:*".to_owned())
     }
+
+    fn set_log_rules(&self, _: Vec<LogRule>) {}
 
     fn available(&self) -> watch::Receiver<bool> {
         self.available.subscribe()

@@ -8,6 +8,7 @@ use super::rights::Rights;
 use super::rules::{RuleError, Rules};
 use super::settings::{AuthSettings, Mode};
 use super::verifier::Verifier;
+use channel_rules::Recover;
 use channel_store::{ChannelName, UserId};
 use parking_lot::Mutex;
 use std::convert::Infallible;
@@ -117,6 +118,12 @@ impl AccessControl {
         let generation = self.generation();
         let rules = Arc::clone(&self.rules.lock());
         (rules.judge(channel, user, grants), generation)
+    }
+
+    /// What this user gets when it comes back to this channel with its position.
+    pub(crate) fn recover(&self, channel: &ChannelName, user: &UserId) -> Recover {
+        let rules = Arc::clone(&self.rules.lock());
+        rules.recover(channel, user)
     }
 
     /// The number of the rules that are in force.

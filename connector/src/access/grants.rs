@@ -1,8 +1,7 @@
 //! What the token of a user grants: `caps`. There is nothing in it that forbids anything.
 
-use super::pattern::Pattern;
 use super::rights::{Right, Rights};
-use channel_store::ChannelName;
+use channel_store::{ChannelName, Pattern};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -46,7 +45,8 @@ impl Grants {
             return None;
         }
         let grants = caps.into_iter().map(|cap| {
-            let channels = cap.channels.iter().map(|it| Pattern::granted(it));
+            let channels = cap.channels.iter();
+            let channels = channels.map(|it| Pattern::without_user(it).ok());
             let rights = cap.allow.iter().filter_map(|name| Right::named(name));
             Some(Grant {
                 channels: channels.collect::<Option<_>>()?,
@@ -64,7 +64,7 @@ impl Grants {
     pub(super) fn allow(&self, right: Right, channel: &ChannelName) -> bool {
         self.0.iter().any(|grant| {
             let mut patterns = grant.channels.iter();
-            grant.allow.has(right) && patterns.any(|it| it.matches(channel.as_str(), ""))
+            grant.allow.has(right) && patterns.any(|it| it.matches(channel.as_str()))
         })
     }
 }

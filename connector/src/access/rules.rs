@@ -1,68 +1,13 @@
 //! The rules of channels: who may join them, and what members may do there. The first rule that matches a name holds.
 
 use super::grants::Grants;
-use super::pattern::{Pattern, PatternError};
 use super::rights::{Right, Rights};
-use channel_store::{ChannelName, UserId};
-use serde::Deserialize;
-use std::fmt;
-
-/// A rule as the operator writes it: `[[channel]]`. What it leaves out is as without rules.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub struct ChannelRule {
-    /// The channels: a name, or a beginning and `*`. `{user}` stands for the session's user.
-    #[serde(rename = "match")]
-    pub pattern: String,
-    /// Who may join: `nobody`, `users` or `grant`. `users` if it is left out.
-    pub join: Option<Who>,
-    /// Who may send and publish: `nobody`, `members` or `grant`. `members` if it is left out.
-    pub send: Option<Who>,
-    /// Who may read the log, like `send`.
-    pub history: Option<Who>,
-    /// Who may list the members, like `send`.
-    pub members: Option<Who>,
-}
-
-/// Who has a right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Who {
-    /// Nobody. Back ends can do it all the same.
-    Nobody,
-    /// Everybody who has logged in.
-    Users,
-    /// The members of the channel.
-    Members,
-    /// Those to whom their token grants it. Beyond that, all but `join` needs a membership.
-    Grant,
-    /// A service of the operator would be asked. This is not supported yet.
-    Hook,
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nobody => "nobody",
-            Self::Users => "users",
-            Self::Members => "members",
-            Self::Grant => "grant",
-            Self::Hook => "hook",
-        })
-    }
-}
+use channel_rules::{ChannelRule, Recover, Who};
+use channel_store::{ChannelName, Pattern, UserId};
 
 /// Why rules cannot be used. One line, which names the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// The pattern cannot be read.
-    #[error("[[channel]] match = {pattern:?}: {error}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        error: PatternError,
-    },
     /// The right cannot be given like this.
     #[error(
         "[[channel]] match = {pattern:?}: {right} = \"{who}\" is not possible; expected {expected}"
@@ -95,6 +40,7 @@ struct Rule {
     pattern: Pattern,
     /// In the order of [`Right::ALL`].
     who: [Who; 4],
+    recover: Recover,
 }
 
 /// All rules, in order.
@@ -108,7 +54,7 @@ impl Rules {
     /// [`RuleError`] is about the first rule that cannot be used.
     pub fn new(rules: &[ChannelRule]) -> Result<Self, RuleError> {
         let rules = rules.iter().map(|rule| {
-            let pattern = rule.pattern.clone();
+            let pattern = rule.pattern.to_string();
             let written = [rule.join, rule.send, rule.history, rule.members];
             for (right, who) in Right::ALL.into_iter().zip(written) {
                 let expected = match right {
@@ -132,14 +78,14 @@ impl Rules {
             }
             let [join, send, history, members] = written;
             Ok(Rule {
-                pattern: Pattern::parse(&pattern)
-                    .map_err(|error| RuleError::Pattern { pattern, error })?,
+                pattern: rule.pattern.clone(),
                 who: [
                     join.unwrap_or(Who::Users),
                     send.unwrap_or(Who::Members),
                     history.unwrap_or(Who::Members),
                     members.unwrap_or(Who::Members),
                 ],
+                recover: rule.recover.unwrap_or_default(),
             })
         });
         rules.collect::<Result<_, _>>().map(Self)
@@ -147,9 +93,7 @@ impl Rules {
 
     /// What this user may do in this channel. All rights but `join` are those of a member.
     pub(super) fn judge(&self, channel: &ChannelName, user: &UserId, grants: &Grants) -> Rights {
-        let mut rules = self.0.iter();
-        let rule = rules.find(|rule| rule.pattern.matches(channel.as_str(), user.as_str()));
-        let Some(rule) = rule else {
+        let Some(rule) = self.of(channel, user) else {
             return Rights::ALL;
         };
         let rights = Right::ALL.into_iter().zip(rule.who);
@@ -159,6 +103,19 @@ impl Rules {
             Who::Nobody | Who::Hook => false,
         });
         allowed.fold(Rights::NONE, |rights, (right, _)| rights.with(right))
+    }
+
+    /// What this user gets when it comes back to this channel.
+    pub(super) fn recover(&self, channel: &ChannelName, user: &UserId) -> Recover {
+        let rule = self.of(channel, user);
+        rule.map(|rule| rule.recover).unwrap_or_default()
+    }
+
+    /// The rule that holds.
+    fn of(&self, channel: &ChannelName, user: &UserId) -> Option<&Rule> {
+        let (channel, user) = (channel.as_str(), user.as_str());
+        let mut rules = self.0.iter();
+        rules.find(|rule| rule.pattern.matches_for(channel, user))
     }
 }
 
@@ -173,6 +130,7 @@ fn not_for(right: Right) -> Who {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
     use serde_json::json;
 
     fn rules(toml: &str) -> Result<Rules, RuleError> {
@@ -218,7 +176,7 @@ mod tests {
         )
         .unwrap();
         let none = Grants::default();
-        let granted = json!([{"channels": ["game:*", "inbox:*"], "allow": ["join", "send"]}]);
+        let granted = json!([{"channels": ["g*e:*", "inbox:*"], "allow": ["join", "send"]}]);
         let granted = Grants::parse(&granted).unwrap();
         for (channel, user, grants, expected) in [
             ("game:lobby", "ann", &none, "join history members"),
@@ -264,11 +222,27 @@ mod tests {
                 "{error}"
             );
         }
-        let error = rules("[[channel]]\nmatch = 'inbox:{user}*'").unwrap_err();
-        assert!(error.to_string().contains("ann would match"), "{error}");
-        let unknown = toml::from_str::<ChannelRule>("match = 'a'\nspeak = 'nobody'");
-        assert!(unknown.is_err());
-        let unknown = toml::from_str::<ChannelRule>("match = 'a'\nsend = 'everybody'");
-        assert!(unknown.is_err());
+    }
+
+    #[test]
+    fn what_a_client_recovers_is_said_by_the_first_rule_that_matches() {
+        let rules = rules(
+            "[[channel]]\nmatch = 'inbox:{user}'\n[[channel]]\nmatch = '*:*'\nrecover = 'last'\n\
+             [[channel]]\nmatch = '*'\nrecover = 'none'",
+        )
+        .unwrap();
+        let recover = |channel: &str, user: &str| {
+            let channel = ChannelName::new(channel).unwrap();
+            rules.recover(&channel, &UserId::new(user).unwrap())
+        };
+        assert_eq!(recover("inbox:ann", "ann"), Recover::Log);
+        assert_eq!(recover("inbox:ann", "bob"), Recover::Last);
+        assert_eq!(recover("lobby", "bob"), Recover::None);
+        let none = Rules::default();
+        let lobby = ChannelName::new("lobby").unwrap();
+        assert_eq!(
+            none.recover(&lobby, &UserId::new("u").unwrap()),
+            Recover::Log
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The settings of `[auth]`, and of each `[[auth.issuer]]`.
 
 use super::algorithm::Algorithm;
-use super::rules::ChannelRule;
+use channel_rules::{ChannelRule, ChannelTable};
 use clap::ValueEnum;
 use runtime::cli::duration;
 use serde::Deserialize;
@@ -70,8 +70,8 @@ struct AuthTable {
 
 impl AccessTables {
     /// The names of the tables.
-    pub const NAMES: &'static [&'static str] = &["auth.issuer", "channel"];
-    /// An example of them, in comments.
+    pub const NAMES: &'static [&'static str] = &["auth.issuer", ChannelTable::NAME];
+    /// An example of the first one, in comments.
     pub const EXAMPLE: &'static str = r#"
 # --- Issuers of tokens, for auth.mode = "jwt" (docs/access.md) ---
 
@@ -81,14 +81,6 @@ impl AccessTables {
 #algorithms = ["EdDSA", "ES256"]
 #jwks_url = "https://id.example/jwks.json"
 
-# --- Rules of channels; the first that matches holds (docs/access.md) ---
-
-#[[channel]]
-#match = "inbox:{user}"
-
-#[[channel]]
-#match = "inbox:*"
-#join = "nobody"
 "#;
 }
 

@@ -5,6 +5,8 @@ use super::endpoint::Endpoint;
 use super::line::{Outcome, Pending};
 use super::proof::Prover;
 use super::window::Window;
+use crate::metering::note_other_rules;
+use channel_rules::RulesHash;
 use channel_store::Shard;
 use channel_store::probe::several;
 use parking_lot::{Mutex, RwLock};
@@ -34,6 +36,8 @@ pub struct Chat {
     /// Proves endpoints before they are used; `None`: they are used without a proof.
     pub(super) prover: Option<Arc<Prover>>,
     publishes: watch::Sender<bool>,
+    /// The rules of channels of this connector, which the chats should have, too.
+    rules: RulesHash,
 }
 
 impl Chat {
@@ -41,6 +45,7 @@ impl Chat {
     pub(super) fn nowhere(prover: Option<Arc<Prover>>) -> Arc<Self> {
         Arc::new(Self {
             prover,
+            rules: RulesHash::default(),
             publishes: watch::Sender::new(false),
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
@@ -48,6 +53,13 @@ impl Chat {
             away_since: Mutex::new(Instant::now()),
             unresolved: Mutex::default(),
         })
+    }
+
+    /// The hash of this connector's rules of channels. Chats whose rules differ are used all the same: while rules are changed, they
+    /// differ for a while. The log says it, [`troubles`](Self::troubles) and a metric.
+    #[must_use]
+    pub fn rules(&self) -> &RulesHash {
+        &self.rules
     }
 
     /// Whether endpoints are used only after a proof ([`Chat::proven`]).
@@ -80,7 +92,9 @@ impl Chat {
         troubles.extend(endpoints.iter().filter_map(|endpoint| endpoint.trouble()));
         if let Some(prover) = &self.prover {
             for endpoint in &endpoints {
+                let other_rules = endpoint.proof.other_rules(&self.rules);
                 let notes = endpoint.proof.notes(&prover.own).into_iter();
+                let notes = notes.chain(other_rules.map(|it| it.to_string()));
                 troubles.extend(notes.map(|note| format!("{}: {note}", endpoint.name)));
             }
             let waits = endpoints.iter().filter_map(|it| {
@@ -277,11 +291,13 @@ impl Chat {
     }
 
     pub(super) fn note_availability(&self) {
-        let up = self
-            .endpoints
-            .read()
-            .iter()
-            .any(|endpoint| endpoint.line.is_open());
+        let (up, with_other_rules) = {
+            let endpoints = self.endpoints.read();
+            let differs = |it: &&Arc<Endpoint>| it.proof.other_rules(&self.rules).is_some();
+            let up = endpoints.iter().any(|endpoint| endpoint.line.is_open());
+            (up, endpoints.iter().filter(differs).count())
+        };
+        note_other_rules(with_other_rules);
         self.available.send_if_modified(|available| {
             let was_up = std::mem::replace(available, up);
             if was_up && !up {

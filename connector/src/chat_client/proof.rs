@@ -1,8 +1,10 @@
 //! What is known of the store of one endpoint, and what of it must go together with this connector.
 
+use channel_rules::RulesHash;
 use channel_store::probe::ProbeFeed;
 use parking_lot::Mutex;
 use proto::connector::v1::Settings;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -50,6 +52,19 @@ impl Proof {
         self.settings.lock().as_ref().map(|it| it.ack_replicas)
     }
 
+    /// Its rules of channels, if they differ from those of this connector. `None` as well if one of the two is not known: an older
+    /// chat does not tell them.
+    pub(super) fn other_rules(&self, own: &RulesHash) -> Option<OtherRules> {
+        let settings = self.settings.lock();
+        let theirs = &settings.as_ref()?.rules_hash;
+        let own = own.text();
+        let differ = !own.is_empty() && !theirs.is_empty() && *theirs != own;
+        differ.then(|| OtherRules {
+            theirs: theirs.clone(),
+            own,
+        })
+    }
+
     /// Which of its settings do not go together with those of this connector, although it can be used.
     pub(super) fn notes(&self, own: &OwnSettings) -> Vec<String> {
         let settings = self.settings.lock();
@@ -71,6 +86,25 @@ impl Proof {
             ));
         }
         notes
+    }
+}
+
+/// The rules of channels of a chat, where they are not those of this connector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OtherRules {
+    /// The hash of the chat's rules.
+    pub(super) theirs: String,
+    /// That of this connector's.
+    pub(super) own: String,
+}
+
+impl fmt::Display for OtherRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { theirs, own } = self;
+        write!(
+            f,
+            "its rules of channels ({theirs}) are not those of this connector ({own})"
+        )
     }
 }
 

@@ -8,7 +8,8 @@
 use super::call::{CALL, TRY, trouble};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
-use super::proof::{Prover, length};
+use super::proof::{OtherRules, Prover, length};
+use channel_rules::RulesHash;
 use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
@@ -45,6 +46,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
     let mut findings = Findings::default();
     let (mut wrong, mut refused, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
     let mut told: Option<String> = None;
+    let mut other_rules: Option<OtherRules> = None;
     while !endpoint.line.is_retired() {
         let verdict = prover.ask(&endpoint, &mut findings).await;
         let Some(chat) = chat.upgrade() else { return };
@@ -86,6 +88,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                 endpoint.line.trust();
             }
         }
+        tell_other_rules(&endpoint, chat.rules(), &mut other_rules);
         chat.note_availability();
         let chats = chat.endpoints.read().len();
         drop(chat);
@@ -109,6 +112,26 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
             () = endpoint.line.doubted() => {}
         }
     }
+}
+
+/// Logs each change of whether the rules of channels are the same. They may differ while an operator changes them everywhere, so
+/// such a chat is used all the same.
+fn tell_other_rules(endpoint: &Endpoint, own: &RulesHash, told: &mut Option<OtherRules>) {
+    let now = endpoint.proof.other_rules(own);
+    if now == *told {
+        return;
+    }
+    let endpoint = &endpoint.name;
+    match &now {
+        Some(OtherRules { theirs, own }) => tracing::warn!(
+            endpoint,
+            theirs,
+            own,
+            "this chat has other rules of channels than this connector: give both the same [[channel]] tables"
+        ),
+        None => tracing::info!(endpoint, "this chat has the same rules of channels again"),
+    }
+    *told = now;
 }
 
 impl Prover {

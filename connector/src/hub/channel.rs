@@ -6,6 +6,7 @@
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
+use super::newest::is_message;
 use crate::suspects::Suspects;
 use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
@@ -257,6 +258,20 @@ impl LocalChannel {
         let is_same = |own: &Position| own.epoch == end.epoch;
         state.follower.position().is_some_and(is_same)
             && (state.ring.as_ref()).is_some_and(|ring| ring.after(position).is_some())
+    }
+
+    /// The newest message that the ring has at `end` or before it, but after `trimmed`. `None` as well if the hub may have missed
+    /// something up to there.
+    pub(super) fn newest_message(&self, end: &Position, trimmed: u64) -> Option<Publication> {
+        let state = self.state.lock();
+        let own = state.follower.position()?;
+        if own.epoch != end.epoch || own.offset < end.offset {
+            return None;
+        }
+        let is_held = |it: &&Publication| {
+            (trimmed + 1..=end.offset).contains(&it.position.offset) && is_message(it)
+        };
+        state.ring.as_ref()?.entries().rev().find(is_held).cloned()
     }
 
     /// Lets a member begin right after a position. `false`: neither the hub's position nor its ring has it. The caller

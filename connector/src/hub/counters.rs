@@ -33,7 +33,7 @@ impl HubMetrics {
     /// Counts a member whose position is lost.
     pub(super) fn lost(&self, moved: PositionReason) {
         match moved {
-            PositionReason::NewEpoch => {}
+            PositionReason::NewEpoch | PositionReason::Skipped => {}
             PositionReason::Diverged => self.diverged.increment(1),
             PositionReason::Trimmed => self.trimmed.increment(1),
             PositionReason::Unknown => self.unknown.increment(1),

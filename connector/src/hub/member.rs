@@ -12,9 +12,9 @@ use wire::PositionReason;
 
 /// One connection in one channel. Dropping it takes the connection out of the channel.
 pub struct Member {
-    channels: Arc<Channels>,
-    channel: Arc<LocalChannel>,
-    receiver: Receiver,
+    pub(super) channels: Arc<Channels>,
+    pub(super) channel: Arc<LocalChannel>,
+    pub(super) receiver: Receiver,
     key: usize,
     /// The task that brings the member to the hub's position, if it could not begin there at once.
     catching_up: Mutex<Option<AbortOnDropHandle<()>>>,

@@ -10,6 +10,7 @@ mod channels;
 mod counters;
 mod flusher;
 mod member;
+mod newest;
 mod reader;
 #[cfg(test)]
 mod tests;

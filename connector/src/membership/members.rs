@@ -213,8 +213,7 @@ impl Membership {
         )
     }
 
-    #[cfg(test)]
-    pub(super) fn user(&self) -> &User {
+    pub(crate) fn user(&self) -> &User {
         &self.user
     }
 

@@ -8,13 +8,14 @@ use crate::access::Rights;
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
-use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
+use channel_rules::Recover;
+use channel_store::{ChannelName, Epoch, Place, Position, Proof, Publication, SessionId, User};
 use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
-use wire::{Disconnect, Reason, Refusal, Request, RequestBody};
+use wire::{Disconnect, PositionReason, Reason, Refusal, Request, RequestBody};
 
 /// The longest time for everything before the join. It gets half of the time that is left at most, because the join
 /// needs the other half.
@@ -49,6 +50,8 @@ pub(super) struct Entry {
     joined: JoinedChannel,
     /// The position after which its pushes begin.
     begin: Resume,
+    /// What it is given before that, and where the client was.
+    newest: Option<(Publication, Position)>,
     /// What its reply tells about positions.
     recovered: Option<Recovered>,
 }
@@ -209,9 +212,14 @@ impl Handlers {
                 if let Some(end) = position(answer) {
                     member.has_joined_at(&end);
                 }
-                let placed = place(&member, recovery, answer);
+                let rule = self.services.access.recover(channel, &membership.user().id);
+                let placed = place(&member, recovery, rule, answer);
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
-                let (begin, recovered) = placed.ok_or(Refused::Failed)?;
+                let Placed {
+                    begin,
+                    newest,
+                    recovered,
+                } = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {
                     joined: JoinedChannel {
                         membership,
@@ -221,6 +229,7 @@ impl Handlers {
                         is_added: false,
                     },
                     begin,
+                    newest,
                     recovered,
                 })
             }
@@ -320,7 +329,15 @@ impl Entry {
 
     /// Lets the pushes begin. The client was told before that it is a member.
     pub(super) fn begin(self) -> JoinedChannel {
-        let Self { joined, begin, .. } = self;
+        let Self {
+            joined,
+            begin,
+            newest,
+            ..
+        } = self;
+        if let Some((publication, since)) = &newest {
+            joined.member.give(publication, since);
+        }
         if let Some(moved) = begin.lost {
             joined.member.tell(&begin.start, moved);
         }
@@ -329,29 +346,71 @@ impl Entry {
     }
 }
 
+/// Where a new member begins.
+struct Placed {
+    begin: Resume,
+    newest: Option<(Publication, Position)>,
+    recovered: Option<Recovered>,
+}
+
 /// Where a new member begins, and what its reply tells about that if it has asked. `None`: the log did not answer.
 async fn place(
     member: &Member,
     recovery: &Recovery,
+    rule: Recover,
     joined: &JoinResponse,
-) -> Option<(Resume, Option<Recovered>)> {
+) -> Option<Placed> {
     let end = position(joined)?;
+    // Right before its own onJoin, so that it gets this. If none was published, at the end of the log that the join
+    // found.
+    let is_announced = joined.published && end.offset > 0;
+    let start = Position {
+        epoch: end.epoch.clone(),
+        offset: end.offset - u64::from(is_announced),
+    };
+    if let Recovery::Since(since) = recovery
+        && rule != Recover::Log
+    {
+        let newest = match rule {
+            Recover::Last => {
+                let found = member.newest_message(&end, joined.trimmed).await;
+                found
+                    .inspect_err(|error| tracing::debug!(%error, "newest message not found"))
+                    .ok()?
+            }
+            Recover::None | Recover::Log => None,
+        };
+        let has_it = |it: &Publication| {
+            it.position.epoch == since.epoch && it.position.offset <= since.offset
+        };
+        let newest = newest.filter(|it| !has_it(it));
+        let reached = newest.as_ref().map_or(since, |it| &it.position);
+        let lost = (*reached != start).then_some(PositionReason::Skipped);
+        let replayed = u64::from(newest.is_some()) + u64::from(is_announced);
+        return Some(Placed {
+            begin: Resume { start, lost },
+            newest: newest.map(|it| (it, since.clone())),
+            recovered: Some(Recovered::by_rule(rule, replayed, &end)),
+        });
+    }
     if let Recovery::Since(since) = recovery {
         let resumed = member.resume(since, &end, joined.trimmed).await;
         let resume = resumed
             .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
             .ok()?;
         let recovered = Recovered::resumed(&resume, &end);
-        return Some((resume, Some(recovered)));
+        return Some(Placed {
+            begin: resume,
+            newest: None,
+            recovered: Some(recovered),
+        });
     }
-    // Right before its own onJoin, so that it gets this. If none was published, at the end of the log that the join
-    // found.
-    let start = Position {
-        offset: end.offset - u64::from(joined.published && end.offset > 0),
-        ..end
-    };
     let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
-    Some((Resume { start, lost: None }, recovered))
+    Some(Placed {
+        begin: Resume { start, lost: None },
+        newest: None,
+        recovered,
+    })
 }
 
 /// The end of the log that a join found.

@@ -1,6 +1,7 @@
 //! The positions that a client gives when it logs in or joins, and those that its reply tells (`docs/design/log.md`).
 
 use crate::hub::Resume;
+use channel_rules::Recover;
 use channel_store::{Epoch, Position};
 use serde_json::{Map, Value};
 
@@ -62,10 +63,12 @@ pub(crate) fn json(position: &Position) -> String {
 pub(crate) struct Recovered {
     /// The client's position when it has been given everything that it missed.
     position: Position,
-    /// True if nothing is missing in what the client gets.
+    /// True if the client gets everything that the channel gives to those who come back.
     recovered: bool,
     /// The number of publications that the client is given up to `position`.
     replayed: u64,
+    /// Which rule has limited what the client is given.
+    rule: Recover,
 }
 
 impl Recovered {
@@ -75,6 +78,7 @@ impl Recovered {
             position: start.clone(),
             recovered: false,
             replayed: 0,
+            rule: Recover::Log,
         }
     }
 
@@ -84,6 +88,18 @@ impl Recovered {
             position: end.clone(),
             recovered: resume.lost.is_none(),
             replayed: end.offset.saturating_sub(resume.start.offset),
+            rule: Recover::Log,
+        }
+    }
+
+    /// For a client that gave a position where the rules do not give everything that was missed. It is given so many
+    /// publications up to the end of the log.
+    pub(crate) fn by_rule(rule: Recover, replayed: u64, end: &Position) -> Self {
+        Self {
+            position: end.clone(),
+            recovered: rule != Recover::None,
+            replayed,
+            rule,
         }
     }
 
@@ -94,10 +110,15 @@ impl Recovered {
             position,
             recovered,
             replayed,
+            rule,
         } = self;
         let position = json(position);
+        let rule = match rule {
+            Recover::Log => String::new(),
+            Recover::Last | Recover::None => format!(r#","recover":"{rule}""#),
+        };
         format!(
-            r#"{members},"position":{position},"recovered":{recovered},"replayed":{replayed}}}"#
+            r#"{members},"position":{position},"recovered":{recovered},"replayed":{replayed}{rule}}}"#
         )
     }
 }
@@ -174,5 +195,20 @@ mod tests {
         };
         let recovered = Recovered::resumed(&resume, &at("e2", 19));
         assert!(recovered.add_to("{}").contains(r#""recovered":false"#));
+    }
+
+    #[test]
+    fn a_reply_names_the_rule_that_leaves_something_out() {
+        let end = at("e2", 19);
+        let last = Recovered::by_rule(Recover::Last, 2, &end);
+        assert_eq!(
+            last.add_to(r#"{"code":0}"#),
+            r#"{"code":0,"position":{"epoch":"e2","offset":19},"recovered":true,"replayed":2,"recover":"last"}"#
+        );
+        let none = Recovered::by_rule(Recover::None, 1, &end);
+        assert_eq!(
+            none.add_to(r#"{"code":0}"#),
+            r#"{"code":0,"position":{"epoch":"e2","offset":19},"recovered":false,"replayed":1,"recover":"none"}"#
+        );
     }
 }

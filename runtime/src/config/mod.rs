@@ -39,8 +39,8 @@ pub trait Settings: Grouped + Send + Sync + 'static {
     /// The names of these tables, such as `auth.issuer`.
     const TABLES: &'static [&'static str];
 
-    /// An example of these tables for the file that `config default` prints. Every line is a comment.
-    const EXAMPLE: &'static str;
+    /// Examples of these tables for the file that `config default` prints. Every line is a comment.
+    const EXAMPLES: &'static [&'static str];
 
     /// Takes the tables of the file, or empty ones if there is no file.
     fn take(&mut self, tables: Self::Tables);
@@ -54,10 +54,6 @@ pub trait Settings: Grouped + Send + Sync + 'static {
     /// One line that begins with the flag, as in `--queue: …`. It never shows a secret.
     fn check(&self) -> Result<(), String>;
 }
-
-/// For services without such tables.
-#[derive(Debug, Default, serde::Deserialize)]
-pub struct NoTables {}
 
 /// Why settings can't be used: one line that says where the mistake is and what was expected.
 #[derive(Debug, thiserror::Error)]

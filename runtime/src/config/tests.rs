@@ -65,7 +65,7 @@ impl Settings for Service {
     const RELOADED: &'static [&'static str] = &["much", "rule"];
     type Tables = Tables;
     const TABLES: &'static [&'static str] = &["rule"];
-    const EXAMPLE: &'static str = "\n#[[rule]]\n#name = \"first\"\n";
+    const EXAMPLES: &'static [&'static str] = &["\n#[[rule]]\n#name = \"first\"\n"];
 
     fn take(&mut self, tables: Tables) {
         self.rules = tables.rule;

@@ -61,7 +61,7 @@ pub(super) fn template<T: Settings>(keys: &[Key]) -> String {
             (values, _) => writeln!(text, "#{name} = {}", value(key, values)),
         };
     }
-    text + T::EXAMPLE
+    text + &T::EXAMPLES.concat()
 }
 
 /// The settings in force.

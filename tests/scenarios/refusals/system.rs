@@ -10,27 +10,27 @@ use testkit::service::Standalone;
 
 /// Who may do what. "open" has no rule.
 const RULES: &str = "
-[[connector.channel]]
+[[channel]]
 match = 'closed'
 join = 'nobody'
 
-[[connector.channel]]
+[[channel]]
 match = 'granted:*'
 join = 'grant'
 send = 'grant'
 history = 'grant'
 members = 'grant'
 
-[[connector.channel]]
+[[channel]]
 match = 'mute'
 send = 'nobody'
 history = 'nobody'
 members = 'nobody'
 
-[[connector.channel]]
+[[channel]]
 match = 'inbox:{user}'
 
-[[connector.channel]]
+[[channel]]
 match = 'inbox:*'
 join = 'nobody'
 ";

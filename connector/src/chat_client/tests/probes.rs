@@ -70,6 +70,7 @@ enum Behaviour {
     HasLease(u64),
     HasLogLife(u64),
     HasMessageLimit(u64),
+    HasRules(&'static str),
 }
 
 fn length(milliseconds: u64) -> Option<prost_types::Duration> {
@@ -107,6 +108,10 @@ impl Behaviour {
             }
             Self::HasMessageLimit(bytes) => {
                 settings.message_limit = *bytes;
+                (written("a"), "a")
+            }
+            Self::HasRules(hash) => {
+                settings.rules_hash = (*hash).into();
                 (written("a"), "a")
             }
             Self::Hangs => return Err(Status::deadline_exceeded("")),
@@ -313,6 +318,34 @@ async fn a_chat_with_unsuitable_settings_is_used_and_they_are_reported() {
         let mut sender = Sender::new(&chat);
         sender.send("used");
         assert_eq!(sender.answer().await, "used sent");
+    }
+}
+
+/// While an operator changes rules everywhere, they differ for a while. So that must not make anything unavailable.
+#[tokio::test(start_paused = true)]
+async fn a_chat_with_other_rules_of_channels_is_used_and_that_is_reported() {
+    let fake = FakeChat::new(Behaviour::HasRules("other"));
+    let chat = client_of(&[&fake]);
+    available(&chat, true).await;
+    assert_eq!(chat.troubles(), None, "the own rules are not known yet");
+    chat.rules().set(&[]);
+    let own = chat.rules().text();
+    let told =
+        format!("chat-0: its rules of channels (other) are not those of this connector ({own})");
+    assert_eq!(chat.troubles(), Some(told));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(*chat.available().borrow() && *chat.publishes().borrow());
+    let mut sender = Sender::new(&chat);
+    sender.send("used");
+    assert_eq!(sender.answer().await, "used sent");
+    // One that does not tell its rules may have the same.
+    for behaviour in [Behaviour::HasRules(own.leak()), Behaviour::HasRules("")] {
+        fake.behaves(Behaviour::HasRules("other"));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(chat.troubles().is_some());
+        fake.behaves(behaviour);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(chat.troubles(), None);
     }
 }
 

@@ -4,6 +4,7 @@ mod deleting;
 mod encodings;
 mod ephemerals;
 mod members;
+mod newest;
 mod order;
 mod random;
 mod resuming;

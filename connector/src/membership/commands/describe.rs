@@ -1,6 +1,7 @@
 //! What operators are told about a connector's process, and how they stop it.
 
 use super::Commands;
+use crate::chat_client::Chat;
 use crate::membership::incarnation::HeldLease;
 use proto::connector::v1::Described;
 use proto::time::timestamp;
@@ -79,7 +80,7 @@ impl Drop for Stops<'_> {
 }
 
 impl Commands {
-    pub(super) fn describe(&self, lease: &HeldLease) -> Described {
+    pub(super) fn describe(&self, lease: &HeldLease, chat: &Chat) -> Described {
         let process = &self.process;
         Described {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -87,6 +88,7 @@ impl Commands {
             connections: process.connections.load(Ordering::Relaxed),
             sessions: lease.sessions(),
             draining: process.is_draining(),
+            rules_hash: chat.rules().text(),
         }
     }
 }

@@ -152,7 +152,7 @@ impl Commands {
             Action::List(list) => Some(Outcome::Listed(self.list(whose, list)?)),
             Action::Join(join) => Some(Outcome::Joined(self.join(whose, join).await?)),
             Action::Leave(leave) => Some(Outcome::Left(self.leave(whose, chat, leave).await?)),
-            Action::Describe(_) => Some(Outcome::Described(self.describe(lease))),
+            Action::Describe(_) => Some(Outcome::Described(self.describe(lease, chat))),
             // Its caller begins that after the answer.
             Action::Drain(_) => Some(Outcome::Draining(Draining {})),
         }

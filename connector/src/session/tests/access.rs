@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::access::testing::{self, SECRET, Signer, now};
-use crate::access::{Algorithm, AuthSettings, ChannelRule, IssuerSettings, Mode, Rules};
+use crate::access::{Algorithm, AuthSettings, IssuerSettings, Mode, Rules};
+use crate::testing::joining;
+use channel_rules::ChannelRule;
 use serde::Deserialize;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -482,4 +484,67 @@ async fn rules_that_change_end_memberships_that_they_forbid_unless_a_back_end_wa
     let removed = push("onRemoved", &json!({"channel": "room"}));
     assert_eq!(other.client.next().await, removed);
     other.instance.leave().await.answer(Ok(Default::default()));
+}
+
+/// What a client is told that comes back to "room" with this position, where this rule holds: the reply, the pushes, and how its
+/// position was moved. The log has messages up to ("a", 3), a join, and then the client's own onJoin.
+async fn comes_back(recover: &str, since: u64) -> (Value, Vec<u64>, Vec<(u64, String)>) {
+    let rules = rules(&format!(
+        "[[channel]]\nmatch = 'room'\nrecover = '{recover}'"
+    ));
+    let mut scene = guest(&rules, WireFormat::JSON).await;
+    let log = [
+        publication("a", 2),
+        publication("a", 3),
+        joining("a", 4),
+        joining("a", 5),
+    ];
+    scene.script.feed.log.lock().extend(log);
+    let since = json!({"epoch": "a", "offset": since});
+    let login = json!({"userId": "u", "lessonId": "room", "since": since});
+    let told = scene.joins(1, LOGIN, &login).await;
+    let reply = body_of(&told).clone();
+    scene.script.publish(publication("a", 5));
+    let mut offsets = Vec::new();
+    while offsets.last() != Some(&5) {
+        offsets.extend(scene.client.offsets(1).await);
+    }
+    let moved = scene.client.moved.drain(..);
+    let moved = moved.map(|(_, offset, reason)| (offset, reason)).collect();
+    scene.script.nobody_reads().await;
+    (reply, offsets, moved)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_may_give_those_who_come_back_only_the_newest_message() {
+    let skipped = |offset| (offset, "skipped".to_owned());
+    for (since, offsets, moved, replayed) in [
+        (1, vec![3, 5], vec![skipped(2), skipped(4)], 2),
+        (2, vec![3, 5], vec![skipped(4)], 2),
+        // It has the newest message.
+        (3, vec![5], vec![skipped(4)], 1),
+        // It has missed nothing.
+        (4, vec![5], vec![], 1),
+    ] {
+        let (reply, given, told) = comes_back("last", since).await;
+        assert_eq!(given, offsets, "{since}");
+        assert_eq!(told, moved, "{since}");
+        assert_eq!(reply["recovered"], true);
+        assert_eq!(reply["recover"], "last");
+        assert_eq!(reply["replayed"], replayed, "{since}");
+        assert_eq!(reply["position"], json!({"epoch": "a", "offset": 5}));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_may_give_those_who_come_back_nothing() {
+    for (since, moved) in [(1, vec![(4, "skipped".to_owned())]), (4, vec![])] {
+        let (reply, given, told) = comes_back("none", since).await;
+        assert_eq!(given, [5], "{since}");
+        assert_eq!(told, moved, "{since}");
+        assert_eq!(reply["recovered"], false);
+        assert_eq!(reply["recover"], "none");
+        assert_eq!(reply["replayed"], 1);
+        assert_eq!(reply["position"], json!({"epoch": "a", "offset": 5}));
+    }
 }

@@ -8,8 +8,8 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     CallSize, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Claim, Claimed, Declared,
     DroppedBy, Hints, HistoryPage, HistoryRange, IdempotencyKey, Incarnation, IndexEntry, Indexed,
-    Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place,
-    Position, Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard,
+    Join, Joined, LeaseState, Leases, Leave, LogRule, LoggedIn, Login, LoginPolicy, MembersPage,
+    Place, Position, Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard,
     StoreError, User, UserEntries, UserId, UserRegistry,
 };
 use parking_lot::Mutex;
@@ -487,6 +487,10 @@ impl ChannelStore for FarStore {
 
     fn log_rule(&self, _: &ChannelName) -> Option<String> {
         None
+    }
+
+    fn set_log_rules(&self, rules: Vec<LogRule>) {
+        self.store.set_log_rules(rules);
     }
 
     fn available(&self) -> watch::Receiver<bool> {

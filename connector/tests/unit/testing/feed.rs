@@ -28,6 +28,8 @@ pub(crate) struct Feed {
     follows: Mutex<Vec<bool>>,
     /// The end of the log, which answers looks and touches. `None` if it is unknown, so that the hub must read.
     pub(crate) head: Mutex<Option<Head>>,
+    /// What a reader finds that goes back.
+    pub(crate) log: Mutex<Vec<Publication>>,
     /// The number of looks and touches so far.
     pub(crate) looks: AtomicUsize,
     pub(crate) touches: AtomicUsize,
@@ -65,6 +67,18 @@ impl ChannelFeed for Feed {
         let unavailable = || StoreError::Unavailable("the test is over".into());
         self.reads.send(read).map_err(|_| unavailable())?;
         answered.await.map_err(|_| unavailable())?
+    }
+
+    async fn read_back(
+        &self,
+        _: &ChannelName,
+        upto: &Position,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        let log = self.log.lock();
+        let held = log.iter().rev();
+        let held = held.filter(|it| it.position.offset <= upto.offset);
+        Ok(held.take(limit).cloned().collect())
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
@@ -141,6 +155,7 @@ impl Script {
             reads: sender,
             follows: Mutex::default(),
             head: Mutex::default(),
+            log: Mutex::default(),
             looks: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
         });

@@ -68,6 +68,15 @@ pub(crate) fn publication(epoch: &str, offset: u64) -> Publication {
     sized(epoch, offset, 0)
 }
 
+/// The join of somebody.
+pub(crate) fn joining(epoch: &str, offset: u64) -> Publication {
+    let body = format!("onJoin\0u\0{{\"e\":\"{epoch}\",\"o\":{offset}}}");
+    Publication {
+        payload: Payload::parse(Bytes::from(body)).unwrap(),
+        ..publication(epoch, offset)
+    }
+}
+
 /// The deletion of the channel.
 pub(crate) fn deletion(epoch: &str, offset: u64) -> Publication {
     let body = format!("onDeleted\0\0{{\"e\":\"{epoch}\",\"o\":{offset}}}");

@@ -6,8 +6,8 @@
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Head, LogPage, Publication,
-    ServerLifetime, Since, StoreError,
+    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Head, LogPage, Position,
+    Publication, ServerLifetime, Since, StoreError,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -342,6 +342,15 @@ impl ChannelFeed for NetworkFeed {
             Message::Read(question, channel, since, limit)
         })
         .await
+    }
+
+    async fn read_back(
+        &self,
+        _: &ChannelName,
+        _: &Position,
+        _: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        Err(StoreError::Unavailable("no rule is simulated".into()))
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
