@@ -21,6 +21,7 @@ mod publication;
 mod publish;
 pub mod redis;
 mod registry;
+mod restrictions;
 mod rules;
 mod server;
 mod store;
@@ -50,6 +51,10 @@ pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntries, UserEntry, UserRegistry,
+};
+pub use restrictions::{
+    BLOCK_REASON_BYTES, Block, Forbidden, REVOKED_TOKENS, Restricted, Restriction, Restrictions,
+    ShownToken, TokenId, UserRestrictions, When,
 };
 pub use rules::matches as matches_pattern;
 pub use server::{FeedConnection, ServerLifetime, Shard};

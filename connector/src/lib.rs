@@ -101,6 +101,8 @@ impl Adjustable {
         let rates = &settings.rates;
         self.addresses.set(rates.address(self.are_strangers));
         self.clients.set_rates(rates.session(self.are_strangers));
+        let most = rates.connections_of_user(self.are_strangers);
+        self.clients.services.logins.limit_sessions(most);
         match Rules::new(&settings.auth.channels) {
             Ok(rules) => self.clients.services.access.swap(rules),
             Err(error) => tracing::error!(%error, "the rules of channels stay as they are"),

@@ -71,6 +71,12 @@ pub enum Reason {
     TokenExpired,
     /// The rules of the channel do not allow it.
     NotAllowed,
+    /// The user is blocked.
+    Blocked,
+    /// The token that the client has shown was revoked.
+    TokenRevoked,
+    /// The user has as many connections as a user may have.
+    TooManyConnections,
 }
 
 /// What clients are told for a reason.
@@ -86,7 +92,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -111,6 +117,9 @@ impl Reason {
         Self::TokenInvalid,
         Self::TokenExpired,
         Self::NotAllowed,
+        Self::Blocked,
+        Self::TokenRevoked,
+        Self::TooManyConnections,
     ];
 
     /// Its name, as clients read it.
@@ -299,6 +308,25 @@ impl Reason {
                 "You may not do this in this channel.",
                 Some(r#"{"code":403}"#),
             ),
+            Self::Blocked => last(
+                "BLOCKED",
+                401,
+                "This user is blocked until the time in \"until\". Do not try again before that.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::TokenRevoked => last(
+                "TOKEN_REVOKED",
+                401,
+                "The token was revoked. Get a new one from the service that gives them out.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::TooManyConnections => passing(
+                "TOO_MANY_CONNECTIONS",
+                429,
+                5_000,
+                "This user has as many connections as a user may have. Close one of them, or wait until the server notices that one is gone.",
+                Some(LOGGED_IN_ALREADY),
+            ),
         }
     }
 }
@@ -342,6 +370,8 @@ pub struct Refusal {
     message: Cow<'static, str>,
     /// As [`Reason::retry_after`].
     retry_after: Option<Duration>,
+    /// Further members of the reply's JSON object.
+    details: Option<Box<str>>,
 }
 
 impl From<Reason> for Refusal {
@@ -350,6 +380,7 @@ impl From<Reason> for Refusal {
             reason,
             message: reason.message().into(),
             retry_after: reason.retry_after(),
+            details: None,
         }
     }
 }
@@ -383,6 +414,20 @@ impl Refusal {
         }
     }
 
+    /// The user is blocked until then, in milliseconds since 1970: `{"code":401,…,"until":…,"because":…}`. `because` is what
+    /// the operator gave as the reason. If that is empty, it is left out.
+    #[must_use]
+    pub fn blocked(until: u64, because: &str) -> Self {
+        let because = match because {
+            "" => String::new(),
+            because => format!(r#","because":{}"#, Value::from(because)),
+        };
+        Self {
+            details: Some(format!(r#","until":{until}{because}"#).into()),
+            ..Reason::Blocked.into()
+        }
+    }
+
     /// Why the request is refused.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -399,12 +444,13 @@ impl Refusal {
         }
         let Row { name, code, .. } = row;
         let message = Value::from(&*self.message);
+        let details = self.details.as_deref().unwrap_or_default();
         match self.retry_after {
             None => format!(
-                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":false}}"#
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":false{details}}}"#
             ),
             Some(pause) => format!(
-                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":true,"retryAfterMs":{}}}"#,
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":true,"retryAfterMs":{}{details}}}"#,
                 pause.as_millis(),
             ),
         }
@@ -428,6 +474,25 @@ mod tests {
             refusal.body(Protocol::Json),
             r#"{"code":500,"message":"Say \"again\".","reason":"UNAVAILABLE","retry":true,"retryAfterMs":1000}"#
         );
+    }
+
+    #[test]
+    fn a_blocked_client_is_told_until_when_and_why() {
+        let told = |refusal: Refusal, protocol| {
+            let body: Value = serde_json::from_str(&refusal.body(protocol)).unwrap();
+            body
+        };
+        let until = 1_900_000_000_123_u64;
+        let blocked = told(Refusal::blocked(until, "say \"spam\""), Protocol::Json);
+        assert_eq!(blocked["code"], 401);
+        assert_eq!(blocked["reason"], "BLOCKED");
+        assert_eq!(blocked["retry"], false);
+        assert_eq!(blocked["until"], until);
+        assert_eq!(blocked["because"], "say \"spam\"");
+        let blocked = told(Refusal::blocked(until, ""), Protocol::Json);
+        assert_eq!(blocked.get("because"), None);
+        let original = Refusal::blocked(until, "spam").body(Protocol::Pomelo);
+        assert_eq!(original, r#"{"code":401}"#);
     }
 
     #[test]

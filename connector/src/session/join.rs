@@ -7,8 +7,8 @@ use super::{CHANNELS, Handlers, JoinedChannel};
 use crate::access::Rights;
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
-use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
-use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
+use crate::membership::{Admission, Logins, Membership, Registration, Rollback, Shown};
+use channel_store::{ChannelName, Epoch, Forbidden, Place, Position, SessionId, User};
 use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(super) enum Refused {
     ByChat(Reason),
     /// This connector refused.
     Here(Refusal),
+    /// The user is blocked, or the token was revoked.
+    Forbidden(Forbidden),
 }
 
 impl From<Refused> for Refusal {
@@ -40,6 +42,10 @@ impl From<Refused> for Refusal {
             Refused::Failed => Reason::Unavailable.into(),
             Refused::ByChat(reason) => reason.into(),
             Refused::Here(refusal) => refusal,
+            Refused::Forbidden(Forbidden::Blocked(block)) => {
+                Self::blocked(block.until, &block.reason)
+            }
+            Refused::Forbidden(Forbidden::TokenRevoked) => Reason::TokenRevoked.into(),
         }
     }
 }
@@ -269,7 +275,7 @@ impl Handlers {
         user: &User,
         channel: Option<&ChannelName>,
         id: &SessionId,
-        proof: Option<Proof>,
+        shown: Shown,
         noted: &mut Option<Arc<Registration>>,
     ) -> Result<Arc<Registration>, Refused> {
         let (lease, logins) = (&self.services.lease, &self.services.logins);
@@ -280,7 +286,7 @@ impl Handlers {
         places.push(Logins::place(&user.id));
         let guard = lease.enter(places).await.ok_or(Refused::Failed)?;
         let guard = Arc::new(guard);
-        let registration = logins.begin(&guard, &user.id, id, &self.connection, proof);
+        let registration = logins.begin(&guard, &user.id, id, &self.connection, shown);
         *noted = Some(Arc::clone(&registration));
         // An incarnation that is found dead closes the sockets that it knows. This one may have come too late for that.
         if guard.is_over() {
@@ -289,6 +295,8 @@ impl Handlers {
         match logins.login(&registration).await {
             Ok(Admission::Yes) => Ok(registration),
             Ok(Admission::Taken) => Err(Refused::Taken),
+            Ok(Admission::Full) => Err(Refused::Here(Reason::TooManyConnections.into())),
+            Ok(Admission::Forbidden(forbidden)) => Err(Refused::Forbidden(forbidden)),
             Err(error) => {
                 tracing::debug!(%error, "login failed");
                 Err(Refused::Failed)
