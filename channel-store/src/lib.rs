@@ -22,6 +22,7 @@ mod publication;
 mod publish;
 pub mod redis;
 mod registry;
+mod restrictions;
 mod rules;
 mod server;
 mod store;
@@ -52,6 +53,10 @@ pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntries, UserEntry, UserRegistry,
+};
+pub use restrictions::{
+    BLOCK_REASON_BYTES, Block, Forbidden, REVOKED_TOKENS, Restricted, Restriction, Restrictions,
+    ShownToken, TokenId, UserRestrictions, When,
 };
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;

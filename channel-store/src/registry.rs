@@ -10,6 +10,7 @@
 use crate::error::StoreError;
 use crate::membership::Predecessor;
 use crate::name::{Incarnation, SessionId, UserId};
+use crate::restrictions::{Forbidden, Restrictions, ShownToken};
 use crate::server::ServerLifetime;
 use async_trait::async_trait;
 use std::fmt;
@@ -108,6 +109,10 @@ pub struct Login {
     pub policy: LoginPolicy,
     /// The proof of the client's secret, if the client has one.
     pub proof: Option<Proof>,
+    /// The token that the client has shown. `None` if none is needed.
+    pub token: Option<ShownToken>,
+    /// The most live sessions of the user under [`LoginPolicy::Allow`], this one included. 0: there is no limit.
+    pub most_sessions: u32,
 }
 
 /// The claim of a session that is logged in.
@@ -147,6 +152,10 @@ pub enum LoggedIn {
     Unregistered,
     /// Nothing was changed, because these incarnations hold the user.
     Taken(Vec<Incarnation>),
+    /// Nothing was changed, because the user has as many live sessions as a user may have. These incarnations hold them.
+    Full(Vec<Incarnation>),
+    /// Nothing was changed, because this login is forbidden.
+    Forbidden(Forbidden),
 }
 
 /// Whom a claim concerns, apart from the session itself.
@@ -156,6 +165,8 @@ pub struct Claimed {
     pub superseded: Vec<Incarnation>,
     /// Incarnations of the live entries that outrank it.
     pub better: Vec<Incarnation>,
+    /// Nothing was changed, because the session may not be logged in (any more): it must be closed.
+    pub forbidden: Option<Forbidden>,
 }
 
 /// The state of an entry's session.
@@ -227,6 +238,8 @@ impl UserEntry {
 pub struct UserEntries {
     /// The entries.
     pub entries: Vec<UserEntry>,
+    /// What is forbidden to the user.
+    pub restrictions: Restrictions,
     /// True if the incarnation that asks was reaped here.
     pub tombstoned: bool,
     /// The server lifetime that answered.
@@ -238,7 +251,8 @@ pub struct UserEntries {
 pub trait UserRegistry: Send + Sync + 'static {
     /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. The entries of the
     /// incarnations in `dead` are removed first. A login with the proof of a live entry is accepted under every policy, and
-    /// lingering entries hold nobody off. A login supersedes nobody: see [`UserRegistry::claim`].
+    /// lingering entries hold nobody off. A login supersedes nobody: see [`UserRegistry::claim`]. A login that is
+    /// [forbidden](crate::UserRestrictions) changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown. The same holds for all calls below. [`StoreError::Full`],
@@ -248,7 +262,7 @@ pub trait UserRegistry: Send + Sync + 'static {
     /// Puts the session's entry back if it is missing, with the login rank that it had. It marks as superseded what the
     /// session outranks: older entries of the same proof, predecessors that linger, and otherwise what the policy says. It is
     /// only for a session that has joined and whose client is there. A claim that comes late, when the entry is superseded or
-    /// lingers, concerns nobody. At most 500 claims in a call. The answers are in their order.
+    /// lingers, concerns nobody. One that is forbidden changes nothing. At most 500 claims in a call. The answers are in their order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] for all of them. Each one may have those of [`UserRegistry::login`].

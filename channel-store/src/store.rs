@@ -11,14 +11,15 @@ use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, ProbeOutcome, Probed, StoreSettings};
 use crate::publication::{Epoch, Position};
 use crate::publish::{Publish, Published, Publisher};
+use crate::restrictions::UserRestrictions;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Writes and reads channels. This is the side of chat.
+/// Writes and reads channels, and what is forbidden to users. This is the side of chat.
 #[async_trait]
-pub trait ChannelStore: Send + Sync + 'static {
+pub trait ChannelStore: UserRestrictions + Send + Sync + 'static {
     /// A publisher, which keeps the order. It uses the present connections only.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `Ack::Replica`: a publication is acknowledged only when replicas have it, too.
 
-use crate::support::{Subject, message, session, with_key};
-use channel_store::{Ack, StoreError, StoreOptions};
+use crate::support::{Subject, eventually, message, session, with_key};
+use channel_store::{Ack, Restriction, StoreError, StoreOptions, UserId, When};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use testkit::redis::Redis;
@@ -60,4 +60,33 @@ async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_rep
     let again = subject.publish_until_acknowledged(said("second")).await;
     assert!(again.repeated);
     assert_eq!(again.position.offset, first.position.offset + 1);
+}
+
+#[tokio::test]
+async fn a_block_that_no_replica_has_is_not_acknowledged() {
+    let server = Redis::without_persistence().await;
+    let replica = Redis::replica_of(server.address()).await;
+    let options = StoreOptions {
+        ack: Ack::Replica { replicas: 1 },
+        ..StoreOptions::default()
+    };
+    let subject = Subject::on(server, options).await;
+    let block = Restriction::Block {
+        until: When::After(Duration::from_secs(600)),
+        reason: String::new(),
+    };
+    let user = UserId::new("u").unwrap();
+    eventually("the replica has it", async || {
+        subject.store.restrict(&user, &block).await.is_ok()
+    })
+    .await;
+    let key = "gc:{u}:user:restrictions".to_owned();
+    assert!(replica.keys().contains(&key));
+    replica.freeze();
+    let answer = subject.store.restrict(&user, &block).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable(_))),
+        "{answer:?}"
+    );
+    replica.thaw();
 }

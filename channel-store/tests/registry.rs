@@ -89,6 +89,8 @@ impl Subject {
             deadline: term.until,
             policy,
             proof: None,
+            token: None,
+            most_sessions: 0,
         }
     }
 
@@ -260,6 +262,7 @@ fn claimed(superseded: &[&str], better: &[&str]) -> Result<Claimed, StoreError> 
     Ok(Claimed {
         superseded: names(superseded),
         better: names(better),
+        forbidden: None,
     })
 }
 

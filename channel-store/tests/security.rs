@@ -9,7 +9,8 @@ use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
     Ack, ChannelFeed, ChannelStore, Claim, DIRECTORY_PARTS, Declared, DroppedBy, HistoryRange,
     IdempotencyKey, Incarnation, IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy,
-    Membership, Place, SessionId, Since, StoreError, StoreOptions, UserId,
+    Membership, Place, Restriction, SessionId, Since, StoreError, StoreOptions, TokenId, UserId,
+    When,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -120,6 +121,7 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     feed.unsubscribe(&channel);
     leases_work(&subject, &feed).await;
     logins_work(&subject, &feed).await;
+    restrictions_work(&subject, &feed).await;
     letters_go_both_ways(chat, &subject.options, &feed).await;
 }
 
@@ -157,6 +159,8 @@ async fn logins_work(subject: &Subject, feed: &RedisFeed) {
         deadline: u64::from(u32::MAX) << 12,
         policy: LoginPolicy::KickOld,
         proof: None,
+        token: None,
+        most_sessions: 0,
     };
     let lasts = Duration::from_secs(60);
     let agreed = held.propose_policy(LoginPolicy::KickOld, lasts).await;
@@ -194,6 +198,32 @@ async fn logins_work(subject: &Subject, feed: &RedisFeed) {
     held.close(&user, &second.session, true).await.unwrap();
     let late = held.claim(&claims).await.unwrap().remove(0);
     assert_eq!(late, Err(StoreError::StaleOperation));
+}
+
+async fn restrictions_work(subject: &Subject, feed: &RedisFeed) {
+    let user = UserId::new("restricted").unwrap();
+    let until = When::After(Duration::from_secs(60));
+    let id = TokenId::of("a");
+    for change in [
+        Restriction::RevokeToken { id, until },
+        Restriction::RevokeIssuedBefore {
+            before: When::At(1),
+            until,
+        },
+        Restriction::Block {
+            until,
+            reason: String::new(),
+        },
+    ] {
+        // Like a publication, it is refused if its replica does not answer in time.
+        eventually("it is written", async || {
+            subject.store.restrict(&user, &change).await.is_ok()
+        })
+        .await;
+    }
+    let looks = feed.registry().entries(&incarnation("c:7"), &[user]).await;
+    let restrictions = looks.unwrap().remove(0).restrictions;
+    assert!(restrictions.block.is_some() && restrictions.revoked == [id]);
 }
 
 async fn leases_work(subject: &Subject, feed: &RedisFeed) {

@@ -31,6 +31,8 @@ mod registry;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]
+mod restrictions;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod sentinel;

@@ -45,6 +45,11 @@ pub enum Error {
     /// The session is in as many channels as it may be. Nothing was done.
     #[error("the session is in as many channels as a session may be: remove it from one first")]
     TooManyChannels,
+    /// As many tokens of the user are revoked one by one as may be. Nothing was done.
+    #[error(
+        "100 tokens of this user are revoked one by one already: revoke those that were made before some time instead"
+    )]
+    TooManyRevoked,
     /// The session has left, and the leave has not landed yet.
     #[error(
         "the session has left, but the others are not told yet: its connector goes on until they are; ask again to learn when"
@@ -175,6 +180,7 @@ impl Error {
         "CHANNEL_NOT_FOUND",
         "CONNECTOR_NOT_FOUND",
         "TOO_MANY_CHANNELS",
+        "TOO_MANY_REVOKED_TOKENS",
         "LEAVE_PENDING",
         "SESSION_UNAVAILABLE",
         "OVERLOADED",
@@ -209,6 +215,7 @@ impl Error {
             Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
             Self::ConnectorNotFound => (Code::NotFound, "CONNECTOR_NOT_FOUND"),
             Self::TooManyChannels => (Code::FailedPrecondition, "TOO_MANY_CHANNELS"),
+            Self::TooManyRevoked => (Code::ResourceExhausted, "TOO_MANY_REVOKED_TOKENS"),
             Self::LeavePending => (Code::Unavailable, "LEAVE_PENDING"),
             Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),

@@ -100,7 +100,13 @@ pub fn service(
     shutdown: Shutdown,
 ) -> Service {
     metering::register_all();
-    let calls = Calls::new(store, cleanup, watching, limits.clone(), shutdown);
+    let calls = Calls::new(
+        Arc::clone(&store),
+        cleanup,
+        watching,
+        limits.clone(),
+        shutdown,
+    );
     let bounds = Bounds::new(limits);
     let api = ChatServiceServer::new(Api(Arc::clone(&calls)));
     let api = api.max_decoding_message_size(limits.frame());
@@ -113,6 +119,7 @@ pub fn service(
     let nodes = nodes.max_decoding_message_size(limits.frame());
     let users = UserServiceServer::new(Users {
         connectors,
+        store,
         message_limit: limits.message,
     });
     let users = users.max_decoding_message_size(limits.frame());

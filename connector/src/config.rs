@@ -329,6 +329,7 @@ pub const RELOADED: &[&str] = &[
     "read_rate",
     "read_burst",
     "address_connections",
+    "user_connections",
     "address_rate",
     "address_burst",
     "connections",

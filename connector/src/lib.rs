@@ -111,6 +111,8 @@ impl Adjustable {
         self.addresses.set(rates.address(self.are_strangers));
         self.clients.set_rates(rates.session(self.are_strangers));
         let services = &self.clients.services;
+        let most = rates.connections_of_user(self.are_strangers);
+        services.logins.limit_sessions(most);
         match Rules::new(&settings.auth.channels) {
             Ok(rules) => {
                 services.access.swap(rules);

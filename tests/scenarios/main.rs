@@ -8,6 +8,7 @@ mod addresses;
 mod api_tokens;
 mod attacks;
 mod back_end_programs;
+mod blocked_users;
 mod bounds;
 mod browsers;
 mod channel_rules;

@@ -19,12 +19,18 @@ const REFRESH: &str = "connector.handler.refresh";
 const REFETCHED: Duration = Duration::from_secs(60);
 
 /// What an issuer has made.
-struct Issued {
-    jwk: Value,
-    tokens: Vec<String>,
+pub(crate) struct Issued {
+    pub(crate) jwk: Value,
+    pub(crate) tokens: Vec<String>,
 }
 
-fn issued(mut command: Command, algorithm: &str, key: &str, life: u32, claims: &[Value]) -> Issued {
+pub(crate) fn issued(
+    mut command: Command,
+    algorithm: &str,
+    key: &str,
+    life: u32,
+    claims: &[Value],
+) -> Issued {
     let asked = json!({"alg": algorithm, "kid": key, "life": life, "claims": claims});
     let output = command.arg(asked.to_string()).output().expect("it runs");
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -42,13 +48,13 @@ fn clients() -> PathBuf {
     workspace().join("tests/clients")
 }
 
-fn in_node() -> Command {
+pub(crate) fn in_node() -> Command {
     let mut command = Command::new("node");
     command.current_dir(clients()).arg("tokens.mjs");
     command
 }
 
-fn in_python() -> Command {
+pub(crate) fn in_python() -> Command {
     let mut command = Command::new(clients().join(".venv/bin/python"));
     command.current_dir(clients()).arg("tokens.py");
     command

@@ -59,6 +59,12 @@ pub enum Disconnect {
     /// The client went on with requests although it was told that there were too many. Reconnect.
     #[error("too many requests")]
     TooFast,
+    /// The user is blocked. A [`Notice`] may say why. The client must not connect again on its own: it would be refused.
+    #[error("blocked")]
+    Blocked,
+    /// The token of the session was revoked. The client must get a new one before it connects again.
+    #[error("token revoked")]
+    TokenRevoked,
     /// A back end has asked for it. A [`Notice`] may say it in the back end's own words.
     #[error("a back end has asked for it")]
     ByBackEnd {
@@ -138,7 +144,7 @@ impl Disconnect {
     pub const CLOSED: Self = Self::ByClient(Error::Closed);
 
     /// All reasons, once each.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::CLOSED,
         Self::Shutdown,
         Self::Slow,
@@ -154,6 +160,8 @@ impl Disconnect {
         Self::Moved,
         Self::TokenExpired,
         Self::TooFast,
+        Self::Blocked,
+        Self::TokenRevoked,
         Self::ByBackEnd { reconnect: false },
         Self::ByBackEnd { reconnect: true },
         Self::ByClient(Error::Malformed),
@@ -183,6 +191,8 @@ impl Disconnect {
             Self::Moved => "moved",
             Self::TokenExpired => "token_expired",
             Self::TooFast => "too_fast",
+            Self::Blocked => "blocked",
+            Self::TokenRevoked => "token_revoked",
             Self::ByBackEnd { reconnect: false } => "disconnected",
             Self::ByBackEnd { reconnect: true } => "reconnect_requested",
         }
@@ -237,6 +247,8 @@ impl Disconnect {
             Self::ByBackEnd { reconnect: true } => reconnect(1001, 4016, "reconnect requested"),
             Self::TokenExpired => told(Some("token expired"), 4017, "token expired"),
             Self::TooFast => reconnect(1001, 4018, "too many requests"),
+            Self::Blocked => told(Some("blocked"), 4019, "blocked"),
+            Self::TokenRevoked => told(Some("token revoked"), 4020, "token revoked"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
         }

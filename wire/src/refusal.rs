@@ -73,6 +73,12 @@ pub enum Reason {
     NotAllowed,
     /// The rules of the channel allow only ephemeral messages.
     EphemeralOnly,
+    /// The user is blocked.
+    Blocked,
+    /// The token that the client has shown was revoked.
+    TokenRevoked,
+    /// The user has as many connections as a user may have.
+    TooManyConnections,
 }
 
 /// What clients are told for a reason.
@@ -88,7 +94,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -114,6 +120,9 @@ impl Reason {
         Self::TokenExpired,
         Self::NotAllowed,
         Self::EphemeralOnly,
+        Self::Blocked,
+        Self::TokenRevoked,
+        Self::TooManyConnections,
     ];
 
     /// Its name, as clients read it.
@@ -309,6 +318,25 @@ impl Reason {
                 "This channel takes only ephemeral messages. Publish with ephemeral set to true.",
                 None,
             ),
+            Self::Blocked => last(
+                "BLOCKED",
+                401,
+                "This user is blocked until the time in \"until\". Do not try again before that.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::TokenRevoked => last(
+                "TOKEN_REVOKED",
+                401,
+                "The token was revoked. Get a new one from the service that gives them out.",
+                Some(r#"{"code":401}"#),
+            ),
+            Self::TooManyConnections => passing(
+                "TOO_MANY_CONNECTIONS",
+                429,
+                5_000,
+                "This user has as many connections as a user may have. Close one of them, or wait until the server notices that one is gone.",
+                Some(LOGGED_IN_ALREADY),
+            ),
         }
     }
 }
@@ -352,6 +380,8 @@ pub struct Refusal {
     message: Cow<'static, str>,
     /// As [`Reason::retry_after`].
     retry_after: Option<Duration>,
+    /// Further members of the reply's JSON object.
+    details: Option<Box<str>>,
 }
 
 impl From<Reason> for Refusal {
@@ -360,6 +390,7 @@ impl From<Reason> for Refusal {
             reason,
             message: reason.message().into(),
             retry_after: reason.retry_after(),
+            details: None,
         }
     }
 }
@@ -393,6 +424,20 @@ impl Refusal {
         }
     }
 
+    /// The user is blocked until then, in milliseconds since 1970: `{"code":401,…,"until":…,"because":…}`. `because` is what
+    /// the operator gave as the reason. If that is empty, it is left out.
+    #[must_use]
+    pub fn blocked(until: u64, because: &str) -> Self {
+        let because = match because {
+            "" => String::new(),
+            because => format!(r#","because":{}"#, Value::from(because)),
+        };
+        Self {
+            details: Some(format!(r#","until":{until}{because}"#).into()),
+            ..Reason::Blocked.into()
+        }
+    }
+
     /// Why the request is refused.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -409,12 +454,13 @@ impl Refusal {
         }
         let Row { name, code, .. } = row;
         let message = Value::from(&*self.message);
+        let details = self.details.as_deref().unwrap_or_default();
         match self.retry_after {
             None => format!(
-                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":false}}"#
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":false{details}}}"#
             ),
             Some(pause) => format!(
-                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":true,"retryAfterMs":{}}}"#,
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":true,"retryAfterMs":{}{details}}}"#,
                 pause.as_millis(),
             ),
         }
@@ -438,6 +484,25 @@ mod tests {
             refusal.body(Protocol::Json),
             r#"{"code":500,"message":"Say \"again\".","reason":"UNAVAILABLE","retry":true,"retryAfterMs":1000}"#
         );
+    }
+
+    #[test]
+    fn a_blocked_client_is_told_until_when_and_why() {
+        let told = |refusal: Refusal, protocol| {
+            let body: Value = serde_json::from_str(&refusal.body(protocol)).unwrap();
+            body
+        };
+        let until = 1_900_000_000_123_u64;
+        let blocked = told(Refusal::blocked(until, "say \"spam\""), Protocol::Json);
+        assert_eq!(blocked["code"], 401);
+        assert_eq!(blocked["reason"], "BLOCKED");
+        assert_eq!(blocked["retry"], false);
+        assert_eq!(blocked["until"], until);
+        assert_eq!(blocked["because"], "say \"spam\"");
+        let blocked = told(Refusal::blocked(until, ""), Protocol::Json);
+        assert_eq!(blocked.get("because"), None);
+        let original = Refusal::blocked(until, "spam").body(Protocol::Pomelo);
+        assert_eq!(original, r#"{"code":401}"#);
     }
 
     #[test]

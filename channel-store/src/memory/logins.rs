@@ -27,6 +27,9 @@ impl UserRegistry for Shared {
             let clock = state.context.clock.milliseconds(login.user.as_str());
             state.users.with_user(&login.user, now, |user, last_rank| {
                 user.check(login, clock, now)?;
+                if let Some(forbidden) = user.forbid(login, clock) {
+                    return Ok(LoggedIn::Forbidden(forbidden));
+                }
                 for incarnation in dead {
                     user.reap(incarnation, now, until);
                 }
@@ -46,6 +49,12 @@ impl UserRegistry for Shared {
                 let clock = state.context.clock.milliseconds(login.user.as_str());
                 state.users.with_user(&login.user, now, |user, last_rank| {
                     user.check(login, clock, now)?;
+                    if let Some(forbidden) = user.forbid(login, clock) {
+                        return Ok(Claimed {
+                            forbidden: Some(forbidden),
+                            ..Claimed::default()
+                        });
+                    }
                     *last_rank = (*last_rank).max(lifetime);
                     Ok(user.claim(claim))
                 })
@@ -97,9 +106,11 @@ impl UserRegistry for Shared {
     ) -> Result<Vec<UserEntries>, StoreError> {
         Ok(self.with(|state| {
             let (now, _) = state.times();
-            let look = |name| {
+            let look = |name: &UserId| {
+                let clock = state.context.clock.milliseconds(name.as_str());
                 state.users.with_user(name, now, |user, _| UserEntries {
                     entries: user.entries.values().cloned().collect(),
+                    restrictions: user.held.in_force(clock),
                     tombstoned: user.refuses(incarnation, now),
                     lifetime: state.context.server.lifetime.clone(),
                 })

@@ -17,6 +17,7 @@ mod log;
 mod logins;
 mod members;
 mod outbox;
+mod restrictions;
 mod shared;
 mod store;
 #[cfg(feature = "testing")]

@@ -1,5 +1,6 @@
 //! The logins of all users.
 
+use super::restrictions::Held;
 use super::tombstones::Tombstones;
 use crate::error::StoreError;
 use crate::membership::Predecessor;
@@ -8,6 +9,7 @@ use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, LoggedIn, Login, LoginPolicy, PREDECESSORS, SUPERSEDED,
     UserEntry,
 };
+use crate::restrictions::Forbidden;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use tokio::time::Instant;
@@ -30,6 +32,8 @@ pub(super) struct User {
     reaped: Tombstones<Incarnation>,
     /// Sessions that are over: late copies of their logins are refused.
     closed: Tombstones<SessionId>,
+    /// What is forbidden to the user.
+    pub(super) held: Held,
 }
 
 impl UserTable {
@@ -62,6 +66,11 @@ impl User {
             Some(_) => Err(StoreError::StaleOperation),
             None => Ok(()),
         }
+    }
+
+    /// Why a login is forbidden, if it is.
+    pub(super) fn forbid(&mut self, login: &Login, clock: u64) -> Option<Forbidden> {
+        self.held.in_force(clock).forbid(login.token.as_ref())
     }
 
     /// True if logins of this incarnation are refused, because it is dead.
@@ -108,8 +117,13 @@ impl User {
             if login.policy == LoginPolicy::Reject && !holders.is_empty() {
                 return LoggedIn::Taken(each_once(holders));
             }
-            if login.policy == LoginPolicy::Allow && others >= ENTRIES {
-                return LoggedIn::Unregistered;
+            if login.policy == LoginPolicy::Allow {
+                if let Some(holders) = self.holders_if_full(login) {
+                    return LoggedIn::Full(holders);
+                }
+                if others >= ENTRIES {
+                    return LoggedIn::Unregistered;
+                }
             }
         }
         predecessors.sort_by_key(|entry| Reverse(entry.login_rank));
@@ -160,6 +174,7 @@ impl User {
         Claimed {
             superseded: each_once(superseded),
             better: each_once(better),
+            forbidden: None,
         }
     }
 
@@ -175,6 +190,19 @@ impl User {
         for (_, session) in marked.into_iter().skip(SUPERSEDED) {
             self.entries.remove(&session);
         }
+    }
+
+    /// The incarnations that hold the user, if there are as many live sessions as there may be. Entries that are superseded
+    /// or linger do not count. But if there are too many of all kinds, a further session could not be entered, and so not
+    /// be counted.
+    fn holders_if_full(&self, login: &Login) -> Option<Vec<Incarnation>> {
+        let most = login.most_sessions as usize;
+        let others = || self.others(&login.session);
+        let is_held =
+            |it: &&UserEntry| it.state == EntryState::Live && !it.has_same_proof_as(login);
+        let is_full = others().filter(is_held).count() >= most || others().count() >= ENTRIES;
+        let holders = others().map(|it| it.incarnation.clone());
+        (most > 0 && is_full).then(|| each_once(holders.collect()))
     }
 
     fn others(&self, session: &SessionId) -> impl Iterator<Item = &UserEntry> {
@@ -195,7 +223,10 @@ impl User {
 
     /// True if there is neither an entry nor a tombstone.
     fn is_over(&self, now: Instant) -> bool {
-        self.entries.is_empty() && self.reaped.is_empty(now) && self.closed.is_empty(now)
+        self.entries.is_empty()
+            && self.held.is_empty()
+            && self.reaped.is_empty(now)
+            && self.closed.is_empty(now)
     }
 }
 

@@ -245,6 +245,11 @@ impl UserKeys {
         Key::new(&self.base, "entries")
     }
 
+    /// What is forbidden to the user.
+    pub(super) fn restrictions(&self) -> Key<'_> {
+        Key::new(&self.base, "restrictions")
+    }
+
     /// The tombstone of an incarnation: it was reaped here.
     pub(super) fn dead<'a>(&'a self, incarnation: &'a Incarnation) -> Key<'a> {
         Key::new(&self.base, "dead").named(incarnation.as_str())

@@ -7,6 +7,7 @@ use super::membership::late;
 use super::net::{
     Connection, Listener, Nodes, Subscriptions, array, number, text, unavailable, unexpected_reply,
 };
+use super::restrictions::{forbidden, restrictions};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
 use crate::error::StoreError;
@@ -17,6 +18,7 @@ use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
     Proof, SUPERSEDED, UserEntries, UserEntry, UserRegistry,
 };
+use crate::restrictions::Restrictions;
 use crate::server::FeedConnection;
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
@@ -57,17 +59,27 @@ impl RedisRegistry {
     /// Begins `login` or `claim`, which share their first arguments.
     fn entering(&self, script: &Script, login: &Login, dead: &[Incarnation]) -> Cmd {
         let keys = self.keys.of_user(&login.user);
-        let own = [keys.dead(&login.incarnation), keys.closed(&login.session)];
-        let tombstones = own
+        let own = [
+            keys.dead(&login.incarnation),
+            keys.closed(&login.session),
+            keys.restrictions(),
+        ];
+        let more_keys = own
             .into_iter()
             .chain(dead.iter().map(|dead| keys.dead(dead)));
-        let mut command = self.of_user(script, &keys, tombstones);
+        let mut command = self.of_user(script, &keys, more_keys);
         command
             .arg(login.session.as_str())
             .arg(login.incarnation.as_str())
             .arg(login.deadline)
             .arg(login.policy.as_str())
             .arg(login.proof.map_or(String::new(), |it| it.to_string()));
+        let token = login.token;
+        let issued = token.map(|it| it.issued.unwrap_or(0).to_string());
+        let id = token.and_then(|it| it.id).map(|it| it.to_string());
+        command
+            .arg(issued.unwrap_or_default())
+            .arg(id.unwrap_or_default());
         command
     }
 
@@ -88,7 +100,8 @@ impl UserRegistry for RedisRegistry {
         command
             .arg(&self.tombstone_seconds)
             .arg(PREDECESSORS)
-            .arg(ENTRIES);
+            .arg(ENTRIES)
+            .arg(login.most_sessions);
         for incarnation in dead {
             command.arg(incarnation.as_str());
         }
@@ -155,14 +168,17 @@ impl UserRegistry for RedisRegistry {
     ) -> Result<Vec<UserEntries>, StoreError> {
         let question = |user: &UserId| {
             let keys = self.keys.of_user(user);
-            self.of_user(&SCRIPTS.entries, &keys, [keys.dead(incarnation)])
+            let more_keys = [keys.dead(incarnation), keys.restrictions()];
+            self.of_user(&SCRIPTS.entries, &keys, more_keys)
         };
         let answers = ask_each(users, |user| self.connection(user), question).await;
         let look = |answer: Result<Answer, StoreError>| {
             let (connection, reply) = answer?;
-            let (tombstoned, entries) = entries(&reply).ok_or_else(unexpected_reply)?;
+            let look = entries(&reply).ok_or_else(unexpected_reply)?;
+            let (tombstoned, restrictions, entries) = look;
             Ok(UserEntries {
                 entries,
+                restrictions,
                 tombstoned,
                 lifetime: connection.lifetime,
             })
@@ -274,7 +290,12 @@ fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
         ("taken", holders) => incarnations(holders)
             .map(LoggedIn::Taken)
             .ok_or_else(unexpected_reply),
-        (word, rest) => Err(refused(word, rest)),
+        ("full", holders) => incarnations(holders)
+            .map(LoggedIn::Full)
+            .ok_or_else(unexpected_reply),
+        (word, rest) => forbidden(word, rest)
+            .map(LoggedIn::Forbidden)
+            .ok_or_else(|| refused(word, rest)),
     }
 }
 
@@ -284,15 +305,25 @@ fn claimed(reply: &Value) -> Result<Claimed, StoreError> {
         [_, Value::Array(superseded), Value::Array(better)] => Ok(Claimed {
             superseded: incarnations(superseded).ok_or_else(unexpected_reply)?,
             better: incarnations(better).ok_or_else(unexpected_reply)?,
+            forbidden: None,
         }),
-        [word, rest @ ..] => Err(refused(text(word).ok_or_else(unexpected_reply)?, rest)),
+        [word, rest @ ..] => {
+            let word = text(word).ok_or_else(unexpected_reply)?;
+            let forbidden = forbidden(word, rest).ok_or_else(|| refused(word, rest))?;
+            Ok(Claimed {
+                forbidden: Some(forbidden),
+                ..Claimed::default()
+            })
+        }
         [] => Err(unexpected_reply()),
     }
 }
 
 /// Reads the answer of `entries.lua`.
-fn entries(reply: &Value) -> Option<(bool, Vec<UserEntry>)> {
-    let (tombstoned, entries) = array(reply)?.split_first()?;
+fn entries(reply: &Value) -> Option<(bool, Restrictions, Vec<UserEntry>)> {
+    let [tombstoned, restricted, entries @ ..] = array(reply)? else {
+        return None;
+    };
     let entry = |fields: &[Value]| {
         Some(UserEntry {
             session: SessionId::new(text(&fields[0])?).ok()?,
@@ -311,5 +342,7 @@ fn entries(reply: &Value) -> Option<(bool, Vec<UserEntry>)> {
         })
     };
     let entries = entries.chunks_exact(5).map(entry);
-    Some((number(tombstoned)? == 1, entries.collect::<Option<_>>()?))
+    let restrictions = restrictions(array(restricted)?)?;
+    let entries = entries.collect::<Option<_>>()?;
+    Some((number(tombstoned)? == 1, restrictions, entries))
 }

@@ -23,6 +23,7 @@ mod membership;
 mod net;
 mod probe;
 mod publish;
+mod restrictions;
 mod run;
 mod scripts;
 mod store;

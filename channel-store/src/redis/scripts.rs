@@ -59,11 +59,12 @@ scripts! {
     schedule = "#!lua flags=allow-oom": "clock", "schedule";
     unschedule = "#!lua flags=allow-oom": "unschedule";
     post = "#!lua flags=allow-oom": "clock", "post";
-    login = "#!lua": "clock", "user", "login";
-    claim = "#!lua": "clock", "user", "claim";
+    login = "#!lua": "clock", "restrictions", "user", "login";
+    claim = "#!lua": "clock", "restrictions", "user", "claim";
+    restrict = "#!lua flags=allow-oom": "clock", "restrictions", "restrict";
     linger = "#!lua flags=allow-oom": "clock", "user", "linger";
     close = "#!lua flags=allow-oom": "clock", "user", "close";
     reap_logins = "#!lua flags=allow-oom": "clock", "user", "reap_logins";
-    entries = "#!lua flags=allow-oom": "clock", "user", "entries";
+    entries = "#!lua flags=allow-oom": "clock", "restrictions", "user", "entries";
     login_policy = "#!lua flags=allow-oom": "login_policy";
 }

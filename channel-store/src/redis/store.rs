@@ -9,21 +9,23 @@ use super::log::{history, trim};
 use super::logins::RedisRegistry;
 use super::member_pages::members_page;
 use super::membership::Memberships;
-use super::net::{Nodes, OpenError};
+use super::net::{Nodes, OpenError, Pinned};
 use super::probe::{Prober, WriteWatch};
 use super::publish::{Publishing, RedisPublisher, Replicas};
+use super::restrictions::restrict;
 use super::summaries::{Seen, Summaries};
 use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
-use crate::name::{ChannelName, IdempotencyKey, Incarnation};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation, UserId};
 use crate::options::{Ack, LogRule, StoreOptions};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, Probed, StoreSettings};
 use crate::publication::Position;
 use crate::publish::Publisher;
 use crate::registry::UserRegistry;
+use crate::restrictions::{Restricted, Restriction, UserRestrictions};
 use crate::store::ChannelStore;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -43,6 +45,7 @@ pub struct RedisStore {
     registry: Arc<dyn UserRegistry>,
     memberships: Memberships,
     publishing: Arc<Publishing>,
+    replicas: Replicas,
     appending: Arc<Appending>,
     directory: Arc<Directory>,
     /// How many publishers were made. Each one takes the next of the connections for publishers.
@@ -102,6 +105,7 @@ impl RedisStore {
                 replicas,
                 &options,
             )),
+            replicas,
             appending,
             directory,
             publishers: AtomicUsize::new(0),
@@ -121,6 +125,12 @@ impl RedisStore {
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
         self.registry.clone()
+    }
+
+    /// The next of the connections for publishers to each node.
+    fn pinned(&self) -> Result<Pinned, StoreError> {
+        self.nodes
+            .pinned(self.publishers.fetch_add(1, Ordering::Relaxed))
     }
 
     fn look(&self) -> Summaries<'_> {
@@ -145,11 +155,21 @@ impl RedisStore {
 }
 
 #[async_trait]
+impl UserRestrictions for RedisStore {
+    async fn restrict(
+        &self,
+        user: &UserId,
+        change: &Restriction,
+    ) -> Result<Restricted, StoreError> {
+        let pinned = self.pinned()?;
+        restrict(&self.keys, self.replicas, &pinned, user, change).await
+    }
+}
+
+#[async_trait]
 impl ChannelStore for RedisStore {
     fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
-        let turn = self.publishers.fetch_add(1, Ordering::Relaxed);
-        let connections = self.nodes.pinned(turn)?;
-        let publisher = RedisPublisher::new(connections, self.publishing.clone());
+        let publisher = RedisPublisher::new(self.pinned()?, self.publishing.clone());
         Ok(Arc::new(publisher))
     }
 

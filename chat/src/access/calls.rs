@@ -50,7 +50,7 @@ const fn writes(name: &'static str, scopes: &'static [Scope], about: About) -> C
 }
 
 /// All calls of chat's own services.
-pub(super) const CALLS: [Call; 26] = [
+pub(super) const CALLS: [Call; 30] = [
     writes("chat.v1.ChatService/Send", SEND, About::Channels),
     writes("chat.v1.ChatService/SendStream", SEND, About::Channels),
     writes("chat.v1.ChatService/BatchSend", SEND, About::Channels),
@@ -84,6 +84,10 @@ pub(super) const CALLS: [Call; 26] = [
         About::Channels,
     ),
     writes("chat.v1.UserService/Disconnect", USERS, About::Others),
+    writes("chat.v1.UserService/BlockUser", ADMIN, About::Others),
+    writes("chat.v1.UserService/UnblockUser", ADMIN, About::Others),
+    writes("chat.v1.UserService/RevokeTokens", ADMIN, About::Others),
+    reads("chat.v1.UserService/GetRestrictions", USERS, About::Others),
     reads("chat.v1.NodeService/ListConnectors", NODES, About::Others),
     writes("chat.v1.NodeService/DrainConnector", ADMIN, About::Others),
     // Connectors write for their clients, so this would be the log of all that clients do.
@@ -188,9 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn what_destroys_something_needs_admin() {
-        for name in ["TrimHistory", "DeleteChannel", "DrainConnector"] {
-            let call = CALLS.iter().find(|it| it.name.ends_with(name)).unwrap();
+    fn what_destroys_something_or_shuts_somebody_out_needs_admin() {
+        for name in [
+            "TrimHistory",
+            "DeleteChannel",
+            "DrainConnector",
+            "BlockUser",
+            "UnblockUser",
+            "RevokeTokens",
+        ] {
+            let call = CALLS
+                .iter()
+                .find(|it| it.name.rsplit('/').next() == Some(name))
+                .unwrap();
             assert_eq!(call.scopes, ADMIN, "{name}");
         }
     }

@@ -180,7 +180,7 @@ impl Bounds {
             Some("ListSessions") => HISTORY_ANSWER,
             Some(
                 "ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect" | "AddToChannel"
-                | "RemoveFromChannel" | "ListConnectors",
+                | "RemoveFromChannel" | "BlockUser" | "RevokeTokens" | "ListConnectors",
             ) => MEMBERS_ANSWER,
             _ => SMALL_ANSWER,
         };

@@ -18,7 +18,7 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own services.
-pub(crate) const METHODS: [&str; 26] = [
+pub(crate) const METHODS: [&str; 30] = [
     "chat.v1.ChatService/Send",
     "chat.v1.ChatService/SendStream",
     "chat.v1.ChatService/BatchSend",
@@ -39,6 +39,10 @@ pub(crate) const METHODS: [&str; 26] = [
     "chat.v1.UserService/AddToChannel",
     "chat.v1.UserService/RemoveFromChannel",
     "chat.v1.UserService/Disconnect",
+    "chat.v1.UserService/BlockUser",
+    "chat.v1.UserService/UnblockUser",
+    "chat.v1.UserService/RevokeTokens",
+    "chat.v1.UserService/GetRestrictions",
     "chat.v1.NodeService/ListConnectors",
     "chat.v1.NodeService/DrainConnector",
     "connector.v1.SessionService/Join",

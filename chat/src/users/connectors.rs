@@ -7,8 +7,8 @@
 use crate::error::Error;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    ChannelName, Inbox, Inboxes, Incarnation, Leases, StoreError, StoreOptions, UserEntry, UserId,
-    UserRegistry,
+    ChannelName, Inbox, Inboxes, Incarnation, Leases, Restrictions, StoreError, StoreOptions,
+    UserEntry, UserId, UserRegistry,
 };
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -110,6 +110,14 @@ impl Connectors {
             found.extend(looks.into_iter().map(|look| look.entries));
         }
         Ok(found)
+    }
+
+    /// What is forbidden to a user.
+    pub(super) async fn restrictions(&self, user: &UserId) -> Result<Restrictions, Error> {
+        let user = std::slice::from_ref(user);
+        let looks = read(|| self.registry.entries(&self.name, user)).await?;
+        let look = looks.into_iter().next();
+        Ok(look.map(|look| look.restrictions).unwrap_or_default())
     }
 
     /// The incarnations that have members in a channel.

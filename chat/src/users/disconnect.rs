@@ -6,11 +6,11 @@ use super::search::{Search, Wanted};
 use crate::access::Permit;
 use crate::calls::fields::Violations;
 use crate::error::Error;
-use channel_store::{SessionId, UserId};
+use channel_store::{Incarnation, SessionId, UserId};
 use proto::chat::v1::{ClosedSession, DisconnectRequest, DisconnectResponse};
-use proto::connector::v1::DisconnectAction;
 use proto::connector::v1::command::Action;
 use proto::connector::v1::command_answer::Outcome;
+use proto::connector::v1::{DisconnectAction, DisconnectedSession};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -60,20 +60,12 @@ pub(super) async fn disconnect(
             match asked {
                 Asked::Answered(Outcome::Disconnected(disconnected)) => {
                     for it in disconnected.sessions {
-                        let name = it.name.unwrap_or_default();
-                        if let Ok(session) = SessionId::new(name.session.as_str()) {
-                            search.has_seen(session);
-                        }
+                        let it = self::closed(&mut search, &incarnation, it);
                         // Its client was told to connect again, and the new session must stay.
                         if request.reconnect {
-                            search.leave_out(&name.user);
+                            search.leave_out(&it.user);
                         }
-                        closed.push(ClosedSession {
-                            session: name.session,
-                            user: name.user,
-                            connector: name_of(&incarnation).to_owned(),
-                            leaves_pending: it.leaves_pending,
-                        });
+                        closed.push(it);
                     }
                 }
                 Asked::Gone => {}
@@ -85,6 +77,24 @@ pub(super) async fn disconnect(
         closed,
         unanswered_connectors: search.unanswered(),
     })
+}
+
+/// What the caller is told of a session that was closed. Nobody is asked about it any more.
+pub(super) fn closed(
+    search: &mut Search<'_>,
+    incarnation: &Incarnation,
+    it: DisconnectedSession,
+) -> ClosedSession {
+    let name = it.name.unwrap_or_default();
+    if let Ok(session) = SessionId::new(name.session.as_str()) {
+        search.has_seen(session);
+    }
+    ClosedSession {
+        session: name.session,
+        user: name.user,
+        connector: name_of(incarnation).to_owned(),
+        leaves_pending: it.leaves_pending,
+    }
 }
 
 /// Whose sessions to close.
@@ -116,7 +126,7 @@ fn wanted(wrong: &mut Violations, request: &DisconnectRequest) -> Option<BTreeMa
     Some(wanted)
 }
 
-fn reason(text: String) -> Result<String, String> {
+pub(super) fn reason(text: String) -> Result<String, String> {
     if text.len() > REASON_LIMIT {
         return Err(format!("must have at most {REASON_LIMIT} bytes"));
     }

@@ -10,6 +10,7 @@ mod memberships;
 mod nodes;
 mod presence;
 mod push;
+mod restrict;
 mod search;
 mod sessions;
 
@@ -18,6 +19,7 @@ pub use connectors::Connectors;
 use crate::access::Permit;
 use crate::calls::respond;
 use crate::rules::Rules;
+use channel_store::ChannelStore;
 use proto::chat::v1;
 use proto::chat::v1::node_service_server::NodeService;
 use proto::chat::v1::user_service_server::UserService;
@@ -27,6 +29,8 @@ use tonic::{Request, Response, Status};
 /// The contract for back ends.
 pub(crate) struct Users {
     pub(crate) connectors: Arc<Connectors>,
+    /// Keeps what is forbidden to users.
+    pub(crate) store: Arc<dyn ChannelStore>,
     /// The largest body of a message, in bytes.
     pub(crate) message_limit: usize,
 }
@@ -80,6 +84,38 @@ impl UserService for Users {
     ) -> Result<Response<v1::DisconnectResponse>, Status> {
         let permit = Permit::of(request.extensions());
         respond(disconnect::disconnect(&self.connectors, &permit, request.into_inner()).await)
+    }
+
+    async fn block_user(
+        &self,
+        request: Request<v1::BlockUserRequest>,
+    ) -> Result<Response<v1::BlockUserResponse>, Status> {
+        let (permit, store) = (Permit::of(request.extensions()), &*self.store);
+        respond(restrict::block(store, &self.connectors, &permit, request.into_inner()).await)
+    }
+
+    async fn unblock_user(
+        &self,
+        request: Request<v1::UnblockUserRequest>,
+    ) -> Result<Response<v1::UnblockUserResponse>, Status> {
+        let permit = Permit::of(request.extensions());
+        respond(restrict::unblock(&*self.store, &permit, request.into_inner()).await)
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<v1::RevokeTokensRequest>,
+    ) -> Result<Response<v1::RevokeTokensResponse>, Status> {
+        let (permit, store) = (Permit::of(request.extensions()), &*self.store);
+        respond(restrict::revoke(store, &self.connectors, &permit, request.into_inner()).await)
+    }
+
+    async fn get_restrictions(
+        &self,
+        request: Request<v1::GetRestrictionsRequest>,
+    ) -> Result<Response<v1::GetRestrictionsResponse>, Status> {
+        let permit = Permit::of(request.extensions());
+        respond(restrict::get(&self.connectors, &permit, request.into_inner()).await)
     }
 }
 

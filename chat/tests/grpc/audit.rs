@@ -78,6 +78,26 @@ async fn each_refusal_is_noted_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_block_is_noted_with_its_user() {
+    let (log, _guard) = Log::begin();
+    let chat = Guarded::start(&[("moderator", "admin")]).await;
+    let user = json!({"user": "nancy"});
+    let block = json!({"user": "nancy", "duration": "60s", "reason": "spam"});
+    for (method, request) in [
+        ("UserService/BlockUser", &block),
+        ("UserService/UnblockUser", &user),
+        ("UserService/RevokeTokens", &user),
+    ] {
+        chat.call("moderator", method, request).await;
+    }
+    for line in log.until(3).await {
+        assert_eq!(line["token"], "moderator");
+        assert_eq!(line["users"], r#"["nancy"]"#);
+        assert_eq!(line["code"], "OK");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_is_noted_when_it_begins_and_when_it_ends_with_a_bounded_number_of_channels() {
     let (log, _guard) = Log::begin();
     let chat = Guarded::start(&[("writer", "send")]).await;

@@ -111,6 +111,7 @@ async fn exactly_the_calls_without_side_effects_are_answered_by_get() {
         "ListChannels",
         "ListSessions",
         "BatchGetPresence",
+        "GetRestrictions",
         "ListConnectors",
     ];
     assert_eq!(reads, expected);

@@ -15,6 +15,7 @@ mod in_process;
 mod log;
 mod many;
 mod overload;
+mod restrictions;
 mod rules;
 mod serving;
 mod stream;

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
-    ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
-    IdempotencyKey, Incarnation, Join, Joined, Leave, LogRule, MembersPage, Position, Publish,
-    Published, Publisher, Reaped, StoreError, UserId,
+    Block, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage,
+    HistoryRange, IdempotencyKey, Incarnation, Join, Joined, Leave, LogRule, MembersPage, Position,
+    Publish, Published, Publisher, Reaped, Restricted, Restriction, Restrictions, StoreError,
+    UserId, UserRestrictions,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -55,6 +56,7 @@ pub(crate) struct State {
     pub(crate) pages: Mutex<Vec<(String, Option<String>, usize)>>,
     pub(crate) deletions: Mutex<Vec<(String, Option<String>)>>,
     pub(crate) trims: Mutex<Vec<(String, Position)>>,
+    pub(crate) restrictions: Mutex<Vec<Restriction>>,
 }
 
 #[derive(Default)]
@@ -84,6 +86,7 @@ impl FakeStore {
             pages: Mutex::default(),
             deletions: Mutex::default(),
             trims: Mutex::default(),
+            restrictions: Mutex::default(),
         }))
     }
 }
@@ -208,6 +211,28 @@ pub(crate) fn summary() -> ChannelSummary {
         held: 4,
         oldest: Some(1_700_000_000_123),
         newest: None,
+    }
+}
+
+#[async_trait]
+impl UserRestrictions for FakeStore {
+    async fn restrict(&self, _: &UserId, change: &Restriction) -> Result<Restricted, StoreError> {
+        self.check()?;
+        self.restrictions.lock().push(change.clone());
+        if matches!(change, Restriction::RevokeToken { .. }) {
+            return Ok(Restricted::TooMany);
+        }
+        let block = match change {
+            Restriction::Block { reason, .. } => Some(Block {
+                until: 1_900_000_000_123,
+                reason: reason.clone(),
+            }),
+            _ => None,
+        };
+        Ok(Restricted::Yes(Restrictions {
+            block,
+            ..Restrictions::default()
+        }))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::grants::{Grant, Grants};
 use super::jws::Unique;
 use super::rejected::Rejected;
-use channel_store::{ChannelName, UserId};
+use channel_store::{ChannelName, ShownToken, TokenId, UserId};
 use serde_json::Value;
 
 /// The most channels that a token may name, as many as a session may be in.
@@ -48,6 +48,14 @@ pub(super) struct Expected<'a> {
 }
 
 impl Claims {
+    /// What decides whether the token was revoked.
+    pub(crate) fn token(&self) -> ShownToken {
+        ShownToken {
+            issued: self.issued,
+            id: self.id.as_deref().map(TokenId::of),
+        }
+    }
+
     /// Reads and checks all claims. That the token has expired is found last, so that a client is told so only if nothing
     /// else is wrong.
     pub(super) fn check(claims: &Unique, expected: &Expected<'_>) -> Result<Self, Rejected> {

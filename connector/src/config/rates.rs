@@ -62,6 +62,12 @@ pub struct RateSettings {
     #[arg(long, value_name = "NUMBER")]
     pub address_connections: Option<u32>,
 
+    /// Connections that a user may have on all connectors together, under --login-policy allow; 0: no limit
+    ///
+    /// Without it: 16, or no limit on loopback if everybody may log in. At most 100.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub user_connections: Option<u32>,
+
     /// Connections that an address may begin in a second; 0: no limit
     ///
     /// Without it: 50, or no limit on loopback if everybody may log in.
@@ -86,6 +92,7 @@ pub const RATES: (&str, &[&str]) = (
         "read_rate",
         "read_burst",
         "address_connections",
+        "user_connections",
         "address_rate",
         "address_burst",
     ],
@@ -106,6 +113,12 @@ impl RateSettings {
             joins: rate(self.join_rate, 20, self.join_burst),
             reads: rate(self.read_rate, 10, self.read_burst),
         }
+    }
+
+    /// How many connections a user may have; 0: no limit.
+    pub(crate) fn connections_of_user(&self, are_strangers: bool) -> u32 {
+        let asked = self.user_connections;
+        asked.unwrap_or(if are_strangers { 16 } else { 0 })
     }
 
     /// What an address may do.

@@ -12,18 +12,19 @@
 //! it.
 
 use super::incarnation::IndexGuard;
-use super::registration::{Known, Registration};
+use super::registration::{Known, LoginState, Registration, Shown};
 use super::session_commands::SessionCommands;
 use crate::transport::{Connection, close_paced};
 use channel_store::{
-    Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, LoginPolicy, Place, Proof,
-    SessionId, StoreError, UserEntries, UserEntry, UserId, UserRegistry,
+    Claim, Claimed, EntryState, Forbidden, Hints, Incarnation, Leases, LoggedIn, LoginPolicy,
+    Place, SessionId, StoreError, UserEntries, UserEntry, UserId, UserRegistry,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use runtime::backoff::pause;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
@@ -40,7 +41,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long the lease may take to be renewed after a login or claim was refused as late.
 const RENEWAL: Duration = Duration::from_secs(1);
 /// The most holders of a user whose leases are looked at.
-const HOLDERS: usize = 8;
+const HOLDERS: usize = 16;
 
 /// The answer to a login.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub(crate) enum Admission {
     Yes,
     /// 用户已登录.
     Taken,
+    /// The user has as many sessions as a user may have.
+    Full,
+    /// The user is blocked, or the token was revoked.
+    Forbidden(Forbidden),
 }
 
 /// The logins of this connector's sessions, and the access to those of all users.
@@ -62,6 +67,8 @@ pub struct Logins {
     /// could close the other one.
     pub(super) in_force: Mutex<LoginPolicy>,
     pub(super) known: Arc<Known>,
+    /// The most live sessions of a user in the whole cluster. 0: there is no limit.
+    most_sessions: AtomicU32,
 }
 
 impl Logins {
@@ -82,7 +89,13 @@ impl Logins {
             is_in_force: watch::Sender::new(false),
             in_force: Mutex::new(policy),
             known: Arc::default(),
+            most_sessions: AtomicU32::new(0),
         })
+    }
+
+    /// From now on a user may have so many live sessions in the whole cluster. 0: there is no limit.
+    pub(crate) fn limit_sessions(&self, most: u32) {
+        self.most_sessions.store(most, Ordering::Relaxed);
     }
 
     /// True while the policy in force is that of this connector.
@@ -160,14 +173,14 @@ impl Logins {
         close_paced(&connections, Disconnect::Dead).await;
     }
 
-    /// Begins a login. It must be ended, whatever happens to it. `proof` is that of the client's secret.
+    /// Begins a login. It must be ended, whatever happens to it.
     pub(crate) fn begin(
         &self,
         guard: &Arc<IndexGuard>,
         user: &UserId,
         session: &SessionId,
         connection: &Arc<Connection>,
-        proof: Option<Proof>,
+        Shown { proof, token }: Shown,
     ) -> Arc<Registration> {
         let registration = Arc::new(Registration {
             user: user.clone(),
@@ -177,7 +190,10 @@ impl Logins {
             guard: Arc::clone(guard),
             since: milliseconds_since_1970(),
             memberships: Mutex::default(),
-            state: Mutex::default(),
+            state: Mutex::new(LoginState {
+                token,
+                ..LoginState::default()
+            }),
             commands: SessionCommands::default(),
             known: Arc::clone(&self.known),
         });
@@ -192,12 +208,14 @@ impl Logins {
         let (mut dead, mut later) = (Vec::new(), None);
         loop {
             let mut login = registration.login(self.policy);
+            login.most_sessions = self.most_sessions.load(Ordering::Relaxed);
             if let Some(deadline) = later {
                 login.deadline = deadline;
             }
             registration.state.lock().unanswered = true;
             let answer = self.users.login(&login, &dead).await;
             registration.state.lock().unanswered = false;
+            let is_full = matches!(answer, Ok(LoggedIn::Full(_)));
             match answer {
                 Ok(LoggedIn::Yes {
                     login_rank,
@@ -212,10 +230,15 @@ impl Logins {
                     return Ok(Admission::Yes);
                 }
                 Ok(LoggedIn::Unregistered) => return Ok(Admission::Yes),
-                Ok(LoggedIn::Taken(holders)) => {
+                Ok(LoggedIn::Forbidden(forbidden)) => return Ok(Admission::Forbidden(forbidden)),
+                Ok(LoggedIn::Taken(holders) | LoggedIn::Full(holders)) => {
                     let of_dead = self.dead_among(&holders, &registration.user).await?;
                     if of_dead.iter().all(|it| dead.contains(it)) {
-                        return Ok(Admission::Taken);
+                        return Ok(if is_full {
+                            Admission::Full
+                        } else {
+                            Admission::Taken
+                        });
                     }
                     dead = of_dead;
                 }
@@ -263,6 +286,9 @@ impl Logins {
         let claimed = self.claim_in_time(&registration.guard, vec![claim]).await;
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
+            if let Some(forbidden) = &claimed.forbidden {
+                return registration.close_forbidden(forbidden);
+            }
             registration.state.lock().is_to_claim = false;
             // Chats must find these incarnations in the directory if they are dead.
             if let Err(error) = self.dead_among(&claimed.superseded, user).await {

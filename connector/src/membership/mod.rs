@@ -25,6 +25,7 @@ mod reconcile;
 mod reconcile_logins;
 mod registration;
 mod renewal;
+mod restrictions;
 mod session_commands;
 #[cfg(test)]
 mod tests;
@@ -36,5 +37,5 @@ pub(crate) use leaves::{EndedSession, PendingLeaves, Rollback};
 pub(crate) use logins::Admission;
 pub use logins::Logins;
 pub(crate) use members::Membership;
-pub(crate) use registration::Registration;
+pub(crate) use registration::{Registration, Shown};
 pub(crate) use session_commands::{Asked, SessionCommand};

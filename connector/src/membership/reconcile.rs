@@ -202,7 +202,7 @@ impl LeaseKeeper {
         let looks = logins.entries(incarnation, users).await?;
         let (mut findings, mut empty) = (Findings::default(), Vec::new());
         for (user, look) in users.iter().zip(looks) {
-            logins.compare(incarnation, user, &look.entries, &mut findings);
+            logins.compare(incarnation, user, &look, &mut findings);
             let own = look
                 .entries
                 .iter()

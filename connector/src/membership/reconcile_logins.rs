@@ -4,7 +4,7 @@ use super::logins::Logins;
 use super::registration::Registration;
 use crate::metering::count_repair;
 use channel_store::{
-    Claim, Claimed, EntryState, Incarnation, Place, SessionId, StoreError, UserEntry, UserId,
+    Claim, Claimed, EntryState, Incarnation, Place, SessionId, StoreError, UserEntries, UserId,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,20 +32,27 @@ impl Findings {
 }
 
 impl Logins {
-    /// Compares the entries of a user with the sessions here. A session whose entry is marked gives way at once.
+    /// Compares the entries of a user with the sessions here. A session whose entry is marked gives way at once, and one that is
+    /// forbidden is closed.
     pub(crate) fn compare(
         &self,
         incarnation: &Incarnation,
         user: &UserId,
-        entries: &[UserEntry],
+        look: &UserEntries,
         findings: &mut Findings,
     ) {
+        let (entries, restrictions) = (&look.entries, &look.restrictions);
         let sessions = self.known.lock().get(user).cloned().unwrap_or_default();
         let policy = *self.in_force.lock();
         for (session, registration) in &sessions {
             let Some(registration) = registration.upgrade() else {
                 continue;
             };
+            if let Some(forbidden) = registration.forbidden_by(restrictions) {
+                // Its chat has asked for it, and the command was lost.
+                registration.close_forbidden(&forbidden);
+                continue;
+            }
             if let Some(reason) = self.marked(&registration, entries) {
                 // This also closes a session that does not know yet that it is logged in, because nothing will tell it
                 // later.
@@ -116,7 +123,18 @@ impl Logins {
         };
         for (claimed, Claim { login, .. }) in answers.into_iter().zip(&logins) {
             match claimed {
-                Ok(Claimed { superseded, better }) => {
+                Ok(Claimed {
+                    forbidden: Some(forbidden),
+                    ..
+                }) => {
+                    let mut sessions = claims.iter();
+                    if let Some(one) = sessions.find(|it| it.session == login.session) {
+                        one.close_forbidden(&forbidden);
+                    }
+                }
+                Ok(Claimed {
+                    superseded, better, ..
+                }) => {
                     count_repair("login-lost");
                     let concerned = superseded.into_iter().chain(better);
                     hints.extend(concerned.map(|it| (it, login.user.clone())));

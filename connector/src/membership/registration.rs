@@ -7,7 +7,7 @@ use crate::metering::KICKS;
 use crate::transport::Connection;
 use channel_store::{
     ChannelName, Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId,
-    UserId,
+    ShownToken, UserId,
 };
 use metrics::counter;
 use parking_lot::{Mutex, MutexGuard};
@@ -45,6 +45,15 @@ impl Known {
             closed.await;
         }
     }
+}
+
+/// What a client has shown at its login.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shown {
+    /// The proof of its secret, if it has one.
+    pub(crate) proof: Option<Proof>,
+    /// Its token, if it needs one.
+    pub(crate) token: Option<ShownToken>,
 }
 
 /// The login of one session.
@@ -92,6 +101,10 @@ pub(super) struct LoginState {
     pub(super) unanswered: bool,
     /// A copy of the login or of a claim may arrive after the close, so the close must be fenced.
     pub(super) fence: bool,
+    /// The token that was accepted last, if clients must show one.
+    pub(super) token: Option<ShownToken>,
+    /// A newer one, while the store is asked whether it is forbidden.
+    pub(super) next_token: Option<ShownToken>,
 }
 
 impl Registration {
@@ -164,6 +177,10 @@ impl Registration {
     }
 
     pub(super) fn login(&self, policy: LoginPolicy) -> Login {
+        self.login_with(policy, self.state.lock().token)
+    }
+
+    fn login_with(&self, policy: LoginPolicy, token: Option<ShownToken>) -> Login {
         Login {
             user: self.user.clone(),
             session: self.session.clone(),
@@ -171,6 +188,8 @@ impl Registration {
             deadline: self.guard.deadline(),
             policy,
             proof: self.proof,
+            token,
+            most_sessions: 0,
         }
     }
 
@@ -199,7 +218,7 @@ impl Registration {
 
     fn as_claim(&self, state: &LoginState, policy: LoginPolicy) -> Option<Claim> {
         Some(Claim {
-            login: self.login(policy),
+            login: self.login_with(policy, state.token),
             login_rank: state.login_rank?,
             predecessors: Arc::clone(&state.predecessors),
         })

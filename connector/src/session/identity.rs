@@ -1,5 +1,6 @@
 //! What a session knows of its user's token: what it grants, and when it expires.
 
+use super::join::Refused;
 use super::parameters::{self, Login};
 use super::replies::Answer;
 use super::{Handlers, JoinedChannel, Session};
@@ -119,6 +120,12 @@ impl Handlers {
         if claims.user != session.user.id {
             return Err(self.reject(&Rejected::OtherUser));
         }
+        let registration = &session.registration;
+        let renewed = self
+            .services
+            .logins
+            .renew_token(registration, claims.token(), deadline);
+        renewed.await.map_err(Refused::Forbidden)?;
         // The channels of a token are joined at a login. A session that has left one since then stays out.
         claims.channels.clear();
         let ttl = ttl(&claims);

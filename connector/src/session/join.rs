@@ -7,9 +7,11 @@ use super::{CHANNELS, Handlers, JoinedChannel};
 use crate::access::Rights;
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
-use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
+use crate::membership::{Admission, Logins, Membership, Registration, Rollback, Shown};
 use channel_rules::Recover;
-use channel_store::{ChannelName, Epoch, Place, Position, Proof, Publication, SessionId, User};
+use channel_store::{
+    ChannelName, Epoch, Forbidden, Place, Position, Publication, SessionId, User,
+};
 use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub(super) enum Refused {
     ByChat(Reason),
     /// This connector refused.
     Here(Refusal),
+    /// The user is blocked, or the token was revoked.
+    Forbidden(Forbidden),
 }
 
 impl From<Refused> for Refusal {
@@ -41,6 +45,10 @@ impl From<Refused> for Refusal {
             Refused::Failed => Reason::Unavailable.into(),
             Refused::ByChat(reason) => reason.into(),
             Refused::Here(refusal) => refusal,
+            Refused::Forbidden(Forbidden::Blocked(block)) => {
+                Self::blocked(block.until, &block.reason)
+            }
+            Refused::Forbidden(Forbidden::TokenRevoked) => Reason::TokenRevoked.into(),
         }
     }
 }
@@ -278,7 +286,7 @@ impl Handlers {
         user: &User,
         channel: Option<&ChannelName>,
         id: &SessionId,
-        proof: Option<Proof>,
+        shown: Shown,
         noted: &mut Option<Arc<Registration>>,
     ) -> Result<Arc<Registration>, Refused> {
         let (lease, logins) = (&self.services.lease, &self.services.logins);
@@ -289,7 +297,7 @@ impl Handlers {
         places.push(Logins::place(&user.id));
         let guard = lease.enter(places).await.ok_or(Refused::Failed)?;
         let guard = Arc::new(guard);
-        let registration = logins.begin(&guard, &user.id, id, &self.connection, proof);
+        let registration = logins.begin(&guard, &user.id, id, &self.connection, shown);
         *noted = Some(Arc::clone(&registration));
         // An incarnation that is found dead closes the sockets that it knows. This one may have come too late for that.
         if guard.is_over() {
@@ -298,6 +306,8 @@ impl Handlers {
         match logins.login(&registration).await {
             Ok(Admission::Yes) => Ok(registration),
             Ok(Admission::Taken) => Err(Refused::Taken),
+            Ok(Admission::Full) => Err(Refused::Here(Reason::TooManyConnections.into())),
+            Ok(Admission::Forbidden(forbidden)) => Err(Refused::Forbidden(forbidden)),
             Err(error) => {
                 tracing::debug!(%error, "login failed");
                 Err(Refused::Failed)

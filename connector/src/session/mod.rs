@@ -19,12 +19,13 @@ mod replies;
 mod secret;
 mod send;
 
-use crate::access::{self, AccessControl, Rights};
+use crate::access::{self, AccessControl, Claims, Rights};
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::limits::SessionRates;
 use crate::membership::{
     Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
+    Shown,
 };
 use crate::metering::count_refused_login;
 use crate::random::unguessable;
@@ -326,14 +327,17 @@ impl Handlers {
             None if has_one => Secret::random().ok(),
             None => None,
         };
-        let proof = secret.as_ref().map(Secret::proof);
+        let shown = Shown {
+            proof: secret.as_ref().map(Secret::proof),
+            token: claims.as_ref().map(Claims::token),
+        };
         let mut rollback = Rollback::new(&self.services.leaves);
         let EndedSession {
             memberships,
             registration,
             ..
         } = &mut rollback.ended;
-        let registered = self.register(&user, channel.as_ref(), &id, proof, registration);
+        let registered = self.register(&user, channel.as_ref(), &id, shown, registration);
         let entered = match &channel {
             Some(channel) => {
                 let membership = async {
@@ -427,7 +431,11 @@ impl Drop for Handlers {
             };
             match closing {
                 // A back end does not want the client back.
-                Some(Disconnect::ByBackEnd { reconnect: false }) => {
+                Some(
+                    Disconnect::ByBackEnd { reconnect: false }
+                    | Disconnect::Blocked
+                    | Disconnect::TokenRevoked,
+                ) => {
                     self.services.leaves.land(ended);
                 }
                 _ => self.services.leaves.add(ended),

@@ -270,8 +270,12 @@ impl Connection {
     /// Begins to close because a back end has asked for it, and in its words. True: nothing had closed the connection
     /// before.
     pub(crate) fn close_for_back_end(&self, reconnect: bool, notice: &Notice) -> bool {
-        let notice = Some(Box::new(notice.clone()));
-        self.begin_close(Disconnect::ByBackEnd { reconnect }, false, notice)
+        self.close_saying(Disconnect::ByBackEnd { reconnect }, notice)
+    }
+
+    /// Begins to close for this reason, in the words of a back end. True: nothing had closed the connection before.
+    pub(crate) fn close_saying(&self, reason: Disconnect, notice: &Notice) -> bool {
+        self.begin_close(reason, false, Some(Box::new(notice.clone())))
     }
 
     /// Like [`close`](Self::close), but the client has ended its side without a farewell. It is sent replies and

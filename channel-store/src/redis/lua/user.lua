@@ -1,4 +1,5 @@
--- user: the entries of one user, one for each login. It is part of every script about them, and follows clock.lua.
+-- user: the entries of one user, one for each login. It is part of every script about them, and follows clock.lua. Scripts that
+-- call `refusal` have restrictions.lua, too.
 --
 -- KEYS  1 entries (hash: session -> login rank, incarnation, state, proof: four lines)
 --       2 the last login rank that was given
@@ -50,10 +51,11 @@ local function remember()
   if call('EXPIRE', entries, ARGV[1]) == 1 then call('EXPIRE', last_rank, ARGV[1]) end
 end
 
--- Why a login or claim is refused, if it is.
-local function refusal(dead, closed, deadline)
+-- Why a login or claim is refused, if it is. The last three are for `forbidden` in restrictions.lua.
+local function refusal(dead, closed, deadline, restrictions, issued, token)
   if call('EXISTS', dead) == 1 then return { 'dead' } end
   local now = milliseconds()
   if now > tonumber(deadline) then return { 'late', now } end
   if call('EXISTS', closed) == 1 then return { 'closed' } end
+  return forbidden(restrictions, issued, token)
 end

@@ -87,6 +87,8 @@ impl Scene {
             deadline: u64::MAX,
             policy: LoginPolicy::Reject,
             proof: None,
+            token: None,
+            most_sessions: 0,
         };
         let login = self.store.registry().login(&login, &[]).await?;
         Ok(matches!(login, LoggedIn::Yes { .. }))

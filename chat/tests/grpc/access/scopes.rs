@@ -99,6 +99,30 @@ fn rows() -> Vec<Row> {
             &["users"],
             200,
         ),
+        (
+            "UserService/BlockUser",
+            json!({"user": "bot", "duration": "60s"}),
+            &["admin"],
+            200,
+        ),
+        (
+            "UserService/UnblockUser",
+            json!({"user": "bot"}),
+            &["admin"],
+            200,
+        ),
+        (
+            "UserService/RevokeTokens",
+            json!({"user": "bot", "jti": "1"}),
+            &["admin"],
+            200,
+        ),
+        (
+            "UserService/GetRestrictions",
+            json!({"user": "bot"}),
+            &["users"],
+            200,
+        ),
         ("NodeService/ListConnectors", json!({}), &["nodes"], 200),
         // There is no such connector.
         (
@@ -134,7 +158,7 @@ fn no_call_of_the_contracts_is_missing_here() {
     assert_eq!(methods.collect::<BTreeSet<_>>(), listed.collect());
 }
 
-/// For each of 20 calls: seven tokens, of which those with the right scope are let in and all others are refused.
+/// For each of 24 calls: seven tokens, of which those with the right scope are let in and all others are refused.
 #[tokio::test]
 async fn a_call_is_let_in_with_its_scope_and_refused_with_every_other_one() {
     let chat = chat().await;
@@ -164,7 +188,7 @@ async fn a_call_is_let_in_with_its_scope_and_refused_with_every_other_one() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 20 * SCOPES.len());
+    assert_eq!(checked, 24 * SCOPES.len());
 }
 
 /// What becomes of the calls in [`OTHERS`].

@@ -149,6 +149,7 @@ impl Commands {
         match action? {
             Action::Push(push) => Some(Outcome::Pushed(self.push(whose, push).await)),
             Action::Disconnect(it) => Some(Outcome::Disconnected(self.disconnect(whose, it).await)),
+            Action::Restrict(it) => Some(Outcome::Disconnected(self.restrict(whose, it).await)),
             Action::List(list) => Some(Outcome::Listed(self.list(whose, list)?)),
             Action::Join(join) => Some(Outcome::Joined(self.join(whose, join).await?)),
             Action::Leave(leave) => Some(Outcome::Left(self.leave(whose, chat, leave).await?)),

@@ -3,7 +3,7 @@
 use super::super::incarnation::IndexGuard;
 use super::*;
 use crate::chat_client::tests::chat_of;
-use crate::membership::{LeaseKeeper, Membership};
+use crate::membership::{LeaseKeeper, Membership, Shown};
 use crate::testing::chat::answered;
 use crate::testing::client::{self, Told};
 use crate::transport::Connection;
@@ -25,6 +25,7 @@ use wire::{Disconnect, Reason, WireFormat};
 mod channels;
 mod describe;
 mod drain;
+mod restrict;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(10);
@@ -122,9 +123,9 @@ impl Node {
         let (connection, client) = client::client(format).await;
         let session = SessionId::new(session).unwrap();
         let guard = Arc::new(guard.unwrap());
-        let registration = self
-            .logins
-            .begin(&guard, &user, &session, &connection, None);
+        let registration =
+            self.logins
+                .begin(&guard, &user, &session, &connection, Shown::default());
         self.logins.login(&registration).await.unwrap();
         Guest {
             registration: Some(registration),

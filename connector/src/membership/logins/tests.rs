@@ -7,7 +7,7 @@ use crate::chat_client::tests::chat_of;
 use crate::membership::{Commands, EndedSession, LeaseKeeper, Membership, PendingLeaves};
 use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{ChannelName, Declared, Login, SETTLE_TIME, Shard, StoreOptions};
+use channel_store::{ChannelName, Declared, Login, Proof, SETTLE_TIME, Shard, StoreOptions};
 use tokio_util::task::AbortOnDropHandle;
 use wire::WireFormat;
 
@@ -59,9 +59,16 @@ impl Node {
         let guard = self.lease.enter(vec![Place::User(user())]).await.unwrap();
         let (connection, client) = client::client(WireFormat::JSON).await;
         let session = SessionId::new(session).unwrap();
-        let registration =
-            self.logins
-                .begin(&Arc::new(guard), &user(), &session, &connection, proof);
+        let registration = self.logins.begin(
+            &Arc::new(guard),
+            &user(),
+            &session,
+            &connection,
+            Shown {
+                proof,
+                ..Shown::default()
+            },
+        );
         Guest {
             registration,
             connection,
@@ -198,6 +205,8 @@ async fn a_session_that_got_no_hint_gives_way_when_the_reconciler_reads_its_entr
         deadline: u64::MAX,
         policy: LoginPolicy::KickOld,
         proof: None,
+        token: None,
+        most_sessions: 0,
     };
     let logins = store.registry();
     let Ok(LoggedIn::Yes { login_rank, .. }) = logins.login(&new, &[]).await else {
@@ -605,4 +614,49 @@ async fn logins_and_claims_that_are_late_by_the_servers_clock_are_repeated_once(
     sleep(LENGTH).await;
     assert_eq!(registered(&store).await, ["second"]);
     assert_eq!(second.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_with_as_many_sessions_as_there_may_be_is_refused_unless_a_holder_is_dead() {
+    let (store, one, other) = two(LoginPolicy::Allow).await;
+    one.logins.limit_sessions(2);
+    other.logins.limit_sessions(2);
+    let first = one.guest("first").await;
+    let _second = other.guest("second").await;
+    for node in [&one, &other] {
+        let (admission, refused) = node.login("third").await;
+        assert_eq!(admission, Admission::Full);
+        assert!(refused.registration.is_nowhere());
+    }
+    // One connector dies, and nobody has reaped it yet.
+    drop(one.keeping);
+    sleep(LENGTH + AT_ONCE).await;
+    let leases = store.leases();
+    let name = first.registration.guard.incarnation().clone();
+    let state = leases.observe(std::slice::from_ref(&name)).await.remove(0);
+    let beat = state.unwrap().unwrap().beat;
+    leases.declare_dead(&name, beat).await.unwrap();
+    let _third = other.guest("third").await;
+    assert_eq!(registered(&store).await, ["second", "third"]);
+    other.logins.limit_sessions(0);
+    let _fourth = other.guest("fourth").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_claim_is_forbidden_is_closed() {
+    use channel_store::{Restriction, UserRestrictions, When};
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = other.begin("new").await;
+    let admission = other.logins.login(&new.registration).await;
+    assert_eq!(admission, Ok(Admission::Yes));
+    let block = Restriction::Block {
+        until: When::After(LENGTH),
+        reason: String::new(),
+    };
+    store.restrict(&user(), &block).await.unwrap();
+    let in_time = Instant::now() + LENGTH;
+    other.logins.claim(&new.registration, in_time).await;
+    assert_eq!(new.connection.closing(), Some(Disconnect::Blocked));
+    assert_eq!(old.connection.closing(), None, "it was not marked");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::membership::incarnation::SILENCE;
-use crate::membership::{Admission, Registration};
+use crate::membership::{Admission, Registration, Shown};
 use crate::simulation::network::{DIRECTORY, FarLeases, FarUsers, Link, Slots};
 use crate::testing::client;
 use crate::transport::Connection;
@@ -76,9 +76,9 @@ impl Apart {
         let (connection, client) = client::client(WireFormat::JSON).await;
         let session = SessionId::new(format!("session of {name}")).unwrap();
         let guard = Arc::new(guard.unwrap());
-        let registration = self
-            .logins
-            .begin(&guard, &user, &session, &connection, None);
+        let registration =
+            self.logins
+                .begin(&guard, &user, &session, &connection, Shown::default());
         let admission = self.logins.login(&registration).await;
         assert_eq!(admission, Ok(Admission::Yes));
         // It claims, as after a join.

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
+mod restrictions;
+
 const GRACE: Duration = Duration::from_secs(25);
 const LEEWAY: Duration = Duration::from_secs(30);
 

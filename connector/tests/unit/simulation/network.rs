@@ -9,8 +9,9 @@ use channel_store::{
     CallSize, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Claim, Claimed, Declared,
     DroppedBy, Hints, HistoryPage, HistoryRange, IdempotencyKey, Incarnation, IndexEntry, Indexed,
     Join, Joined, LeaseState, Leases, Leave, LogRule, LoggedIn, Login, LoginPolicy, MembersPage,
-    Place, Position, Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard,
-    StoreError, User, UserEntries, UserId, UserRegistry,
+    Place, Position, Presence, Publish, Published, Publisher, Reaped, Renewed, Restricted,
+    Restriction, SessionId, Shard, StoreError, User, UserEntries, UserId, UserRegistry,
+    UserRestrictions,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -399,6 +400,13 @@ impl Leases for FarLeases {
 
     fn available(&self) -> watch::Receiver<bool> {
         self.leases.available()
+    }
+}
+
+#[async_trait]
+impl UserRestrictions for FarStore {
+    async fn restrict(&self, user: &UserId, to: &Restriction) -> Result<Restricted, StoreError> {
+        far!([user] => self.store.restrict(&user, &to))
     }
 }
 

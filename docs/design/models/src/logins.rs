@@ -8,6 +8,8 @@
 //! Index, directory and deadlines keep these slots findable by the same means as in [`crate::membership`], and are left out
 //! here: the reaper finds whatever is left of a dead incarnation.
 
+mod blocking;
+
 use crate::named::named;
 use crate::search::{Kind, Model, Steps};
 use Kind::{Chance, Duty};
@@ -80,6 +82,14 @@ named! {
         one_policy,
         /// Connectors compare their sessions with the slots, and repair what differs.
         reconcile,
+        /// A block is written before anybody looks for sessions; off: after that.
+        block_before_look,
+        /// Logins and claims are refused while the user is blocked.
+        block_checked,
+        /// The command that closes the sessions of a blocked user also closes those that are logging in.
+        block_closes_logins,
+        /// The reconciler closes the sessions of a blocked user.
+        block_reconciled,
     }
 }
 
@@ -99,6 +109,8 @@ named! {
         /// One slot falls back to an earlier state.
         rollback,
         flush,
+        /// A back end blocks the user.
+        block,
     }
 }
 
@@ -166,6 +178,8 @@ enum Closed {
     Kicked,
     /// The next session of its own client took its place. The client should not come back.
     Replaced,
+    /// The user is blocked.
+    Blocked,
 }
 
 /// A session in a channel.
@@ -231,6 +245,7 @@ pub(crate) struct UserSlot {
     closed: [bool; SESSIONS],
     dead: [bool; INCARNATIONS],
     counter: u8,
+    blocked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -283,6 +298,12 @@ pub(crate) enum Message {
         incarnation: u8,
         channel: u8,
     },
+    /// Writes the block.
+    Block,
+    /// Lets a connector close the sessions of the blocked user.
+    CloseAll {
+        incarnation: u8,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -301,6 +322,7 @@ pub(crate) struct State {
     channels: [ChannelSlot; CHANNELS],
     network: Vec<Message>,
     window: Option<Window>,
+    chat: blocking::Chat,
     /// The server's clock, as far as ranks see it.
     clock: u8,
     budget: Budget,
@@ -362,6 +384,11 @@ pub(crate) enum Step {
     Failover,
     Replicated,
     FlushAll,
+    BeginBlock,
+    SendBlock,
+    LookForSessions,
+    GoOnAfterAnswers,
+    ClosesAsBlocked(usize),
 }
 
 const NOWHERE: Membership = Membership {
@@ -516,6 +543,13 @@ impl Logins {
             return;
         }
         let is_awaited = is_answered && state.sessions[s].phase == Phase::LoggingIn;
+        if self.is_forbidden(state) {
+            if is_awaited {
+                state.sessions[s].close(Closed::Blocked);
+                state.sessions[s].phase = Self::after_refusal(state, s);
+            }
+            return;
+        }
         for (o, seat) in self.cast() {
             if has(reap, o) {
                 if self.rules.evict_reaps {
@@ -592,6 +626,9 @@ impl Logins {
 
     fn deliver_claim(&self, state: &mut State, s: usize, rank: u8, named: u8) {
         if !self.is_admissible(state, s) {
+            return;
+        }
+        if self.is_forbidden(state) {
             return;
         }
         let was = state.user.entries[s];
@@ -760,6 +797,10 @@ impl Logins {
                     state.sessions[s].phase = Phase::Over;
                 }
             }
+            Message::Block => self.deliver_block(state, is_answered),
+            Message::CloseAll { incarnation } => {
+                self.deliver_close_all(state, usize::from(incarnation), is_answered);
+            }
             Message::ReapUser { incarnation } => {
                 self.reap(&mut state.user, usize::from(incarnation));
             }
@@ -824,7 +865,7 @@ impl Logins {
             Closed::Replaced => {
                 (0..SESSIONS).any(|o| self.is_of_same_client(s, o) && was_let_in(o))
             }
-            Closed::No | Closed::Gone | Closed::Displaced => true,
+            Closed::No | Closed::Gone | Closed::Displaced | Closed::Blocked => true,
         };
         if !is_justified && !state.data_lost && self.rules.one_policy {
             state.wrong = Some(Wrong::Unjustified);
@@ -962,11 +1003,7 @@ impl Logins {
                 }
                 // The client may try again: that is another session.
                 n.sessions[s].close(Closed::Gone);
-                n.sessions[s].phase = if session.fence {
-                    Phase::Closing
-                } else {
-                    Phase::Over
-                };
+                n.sessions[s].phase = Self::after_refusal(n, s);
             }),
             Phase::In => {
                 if !is_open {
@@ -1006,6 +1043,15 @@ impl Logins {
                 }
             }
             Phase::Over => {}
+        }
+    }
+
+    /// What a session does whose login was refused.
+    fn after_refusal(state: &State, s: usize) -> Phase {
+        if state.sessions[s].fence {
+            Phase::Closing
+        } else {
+            Phase::Over
         }
     }
 
@@ -1094,6 +1140,14 @@ impl Logins {
                         session: s as u8,
                         fence: true,
                     });
+                });
+            }
+            return;
+        }
+        if state.user.blocked && self.rules.block_reconciled {
+            if session.is_open() && !session.undone {
+                push(Duty, Step::ClosesAsBlocked(s), &|n| {
+                    n.sessions[s].close(Closed::Blocked);
                 });
             }
             return;
@@ -1246,6 +1300,9 @@ impl Logins {
             }
             if state.budget.drop > 0 {
                 dropped.budget.drop -= 1;
+                if let Message::CloseAll { incarnation } = message {
+                    Self::is_unanswered(&mut dropped, usize::from(incarnation));
+                }
                 out.push((Chance, Step::Drop(message), dropped));
             }
             if state.budget.duplicate > 0 {
@@ -1422,6 +1479,7 @@ impl Model for Logins {
             channels: Default::default(),
             network: Vec::new(),
             window: None,
+            chat: blocking::Chat::default(),
             clock: 0,
             budget: self.budget,
             let_in: Default::default(),
@@ -1436,6 +1494,11 @@ impl Model for Logins {
         self.network_steps(state, out);
         self.incarnation_steps(state, out);
         self.loss_steps(state, out);
+        self.blocking_steps(state, &mut |kind, step, change| {
+            let mut next = state.clone();
+            change(&mut next);
+            out.push((kind, step, next));
+        });
         for (_, _, next) in out.iter_mut() {
             next.network.sort_unstable();
             if next.channels.iter().any(|channel| channel.broken_log) {
@@ -1469,6 +1532,9 @@ impl Model for Logins {
                 return Err("the log disagrees with the members");
             }
         }
+        if !self.is_as_answered(state) {
+            return Err("a session of a blocked user is there, and the caller was told otherwise");
+        }
         let is_lossless = !state.data_lost && self.rules.one_policy;
         for (s, _) in self.cast() {
             let has_other_of_client = (0..SESSIONS).any(|o| self.is_of_same_client(s, o));
@@ -1501,6 +1567,9 @@ impl Model for Logins {
             }
         }
         let live = || self.cast().map(|(s, _)| s).filter(|&s| is_live(s));
+        if state.user.blocked && live().count() > 0 {
+            return Err("a blocked user has a live session");
+        }
         if self.policy != Policy::Allow && live().count() > 1 {
             return Err("two live sessions of one user");
         }
@@ -1516,7 +1585,7 @@ impl Model for Logins {
         // Without a loss of data this also holds for sessions whose clients come back. They would take turns for ever.
         let has_gone = |s: usize| {
             let session = state.sessions[s];
-            session.closed == Closed::Gone || session.undone
+            matches!(session.closed, Closed::Gone | Closed::Blocked) || session.undone
         };
         let is_calm = !state.data_lost && !(0..SESSIONS).any(has_gone);
         if is_calm && live().count() == 0 && was_let_in().count() > 0 {
@@ -1534,7 +1603,7 @@ impl Model for Logins {
         };
         // If a login of the same client took a session's place and then failed, the client is told to come back.
         let stays = |s: usize| match state.sessions[s].closed {
-            Closed::Gone => true,
+            Closed::Gone | Closed::Blocked => true,
             Closed::Displaced => has_other_of_client(s),
             Closed::No | Closed::Kicked | Closed::Replaced => is_live(s),
         };

@@ -680,6 +680,26 @@ fn logins() -> Vec<Scenario> {
             hold("two clients, grace", "give_up", TWO_CLIENTS, Grace(1)),
             hold("two clients, freeze", "freeze", TWO_CLIENTS, Channels(0)),
             hold(
+                "blocked, lost commands",
+                "block, drop, lost_answer",
+                TWO_CLIENTS,
+                Channels(0),
+            ),
+            hold("blocked, freeze", "block, freeze", TWO_CLIENTS, Channels(0)),
+            hold(
+                "blocked, copies",
+                "block, duplicate, give_up",
+                ONE_CLIENT,
+                Channels(0),
+            ),
+            hold("blocked in a channel", "block", TWO_CLIENTS, Grace(1)),
+            hold(
+                "blocked, slot rollback",
+                "block, rollback",
+                TWO_CLIENTS,
+                Channels(0),
+            ),
+            hold(
                 "two clients, slot rollback",
                 "rollback",
                 TWO_CLIENTS,
@@ -687,6 +707,12 @@ fn logins() -> Vec<Scenario> {
             ),
         ]);
         let large = [
+            hold(
+                "blocked, dying",
+                "block, crash, freeze",
+                TWO_CLIENTS,
+                Channels(0),
+            ),
             hold(
                 "one client, freeze",
                 "freeze, give_up",
@@ -814,6 +840,27 @@ fn wrong_logins() -> Vec<Scenario> {
     };
     let (faults, one) = ("crash, freeze, starve, duplicate", Channels(1));
     let mut all = Vec::new();
+    for (rule, name, bounds) in [
+        (
+            "block_before_look",
+            "looking before the block is written",
+            "block",
+        ),
+        ("block_checked", "logins do not see the block", "block"),
+        (
+            "block_closes_logins",
+            "a block spares those who are logging in",
+            "block",
+        ),
+        (
+            "block_reconciled",
+            "the reconciler does not see the block",
+            "block, drop",
+        ),
+    ] {
+        let none = Channels(0);
+        all.push(without(rule, Allow, name, sound, bounds, TWO_CLIENTS, none));
+    }
     for (policy, cast) in [
         (KickOld, TWO_CLIENTS),
         (Reject, ONE_CLIENT),
