@@ -335,7 +335,7 @@ impl Reason {
                 429,
                 5_000,
                 "This user has as many connections as a user may have. Close one of them, or wait until the server notices that one is gone.",
-                Some(LOGGED_IN_ALREADY),
+                None,
             ),
         }
     }
