@@ -67,8 +67,7 @@ impl Handlers {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
         let registration = Arc::clone(&session.registration);
-        let allowed = self.may_join(&channel, &session.user.id, session.grants());
-        if let Err(refusal) = allowed {
+        if let Err(refusal) = self.may_join_further(&channel, &[], deadline).await {
             return Some(Err(refusal));
         }
         let mut paces = self.paces.take().unwrap_or_default();
@@ -138,6 +137,7 @@ impl Handlers {
             joined.judge(&self.services.access, session);
             session.channels.push(joined);
         }
+        self.keep_decisions();
         Ok(())
     }
 
@@ -219,6 +219,7 @@ impl Handlers {
                         rights: Rights::NONE,
                         judged: 0,
                         is_added: false,
+                        kept: None,
                     },
                     begin,
                     recovered,
