@@ -94,7 +94,7 @@ impl RouteTls {
 }
 
 /// The files if an address asks for TLS. If none does, files have no use, and somebody believes that calls are encrypted.
-fn used(
+pub(crate) fn used(
     files: ClientFiles,
     uris: &[Uri],
     flags: &str,

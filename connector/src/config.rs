@@ -372,7 +372,17 @@ pub const ENCRYPTION: (&str, &[&str]) = (
 );
 
 /// The heading for who may log in and what sessions may do, and the settings below it.
-pub const ACCESS: (&str, &[&str]) = ("Access", &["auth.mode", "auth.leeway", "auth.expiry_grace"]);
+pub const ACCESS: (&str, &[&str]) = (
+    "Access",
+    &[
+        "auth.mode",
+        "auth.leeway",
+        "auth.expiry_grace",
+        "auth.hook.target",
+        "auth.hook.timeout",
+        "auth.hook.in_flight",
+    ],
+);
 
 /// The heading for what clients may cost, and the settings below it.
 pub const LIMITS: (&str, &[&str]) = (
@@ -521,7 +531,7 @@ impl ClientSettings {
         let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
         let checked = self.route_tls.check(&uris);
         checked.map_err(|error| error.to_string())?;
-        let access = AccessControl::begin(&self.auth);
+        let access = AccessControl::begin(&self.auth, self.message_limit as usize);
         access.map(drop).map_err(|error| error.to_string())
     }
 
@@ -535,12 +545,12 @@ impl ClientSettings {
                 ListenAddress::Unix(_) => None,
             },
             allows: "everybody who reaches it may log in under any name",
-            guard: "--auth-mode jwt",
+            guard: "--auth-mode jwt or --auth-mode hook",
             is_guarded: self.lets_in_by_token(),
         }
     }
 
-    /// True if only clients with a token may log in.
+    /// True if clients must prove who they are, with a token or to the hook.
     pub(crate) fn lets_in_by_token(&self) -> bool {
         self.auth.mode != Mode::Open
     }

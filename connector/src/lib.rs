@@ -5,7 +5,7 @@
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
 //! Imports go one way: `listener` and `http` → `client` → `session` → [`access`], [`hub`], [`membership`],
-//! [`chat_client`] and [`routes`] → [`transport`] and [`grpc`] → `dial`, [`limits`].
+//! [`chat_client`] and [`routes`] → `operator` → [`transport`] and [`grpc`] → `dial`, [`limits`].
 
 pub mod access;
 #[cfg(test)]
@@ -24,6 +24,7 @@ mod listener;
 pub mod membership;
 mod metering;
 mod opening;
+mod operator;
 mod random;
 pub mod routes;
 mod session;
@@ -159,7 +160,7 @@ impl Connector {
         hub.follow(feed);
         let terms = Terms {
             routes,
-            access: AccessControl::begin(&clients.auth)?,
+            access: AccessControl::begin(&clients.auth, clients.message_limit as usize)?,
             grace: clients.grace,
         };
         Ok(Self {
@@ -198,6 +199,10 @@ impl Connector {
         if let Some(verifier) = access.verifier() {
             let asked = Arc::clone(verifier);
             readiness.follow_telling("tokens", verifier.has_keys(), move || asked.trouble());
+        }
+        if let Some(hook) = access.hook() {
+            let asked = Arc::clone(hook);
+            readiness.follow_telling("hook", hook.is_ready(), move || asked.trouble());
         }
         let asked = Arc::clone(logins);
         let agreed = logins.policy_in_force();

@@ -46,6 +46,22 @@ pub(crate) const HANDLER_REQUESTS: &str = "connector_handler_requests_total";
 /// How long such handlers took.
 const HANDLER_DURATION: &str = "connector_handler_duration_seconds";
 
+/// Calls of the operator's hook, by what they ask and what became of them.
+pub(crate) const HOOK_CALLS: &str = "connector_hook_calls_total";
+/// How long such calls took.
+const HOOK_DURATION: &str = "connector_hook_duration_seconds";
+/// What the hook is asked.
+const HOOK_ASKED: [&str; 5] = ["login", "refresh", "channels", "send", "look"];
+/// What becomes of a call of the hook.
+const HOOK_OUTCOMES: [&str; 6] = [
+    "answered",
+    "failed",
+    "unanswered",
+    "unavailable",
+    "overloaded",
+    "cancelled",
+];
+
 /// What becomes of a request for a handler.
 const OUTCOMES: [&str; 7] = [
     "answered",
@@ -155,6 +171,16 @@ const FAMILIES: &[Family] = &[
         HANDLER_DURATION,
         "The time from a request to the end of what its handler did for it",
     ),
+    Family::counter(
+        HOOK_CALLS,
+        "Calls of the operator's hook, by what they ask and what became of them",
+    )
+    .by(&[("call", &HOOK_ASKED), ("outcome", &HOOK_OUTCOMES)]),
+    Family::histogram(
+        HOOK_DURATION,
+        "The time from a question to the hook to its decision, a second try included",
+    )
+    .by(&[("call", &HOOK_ASKED)]),
 ];
 
 /// Counts a repaired difference between the store and this connector's sessions.
@@ -173,29 +199,54 @@ pub(crate) fn count_refused_login(reason: Reason) {
     counter!(LOGINS_REFUSED, "reason" => reason.name()).increment(1);
 }
 
-/// Counts one request for a handler when it is over. It is cancelled unless another outcome was set.
-pub(crate) struct HandlerCall {
+/// Counts one call of a service of the operator when it is over. It is cancelled unless another outcome was set.
+pub(crate) struct OperatorCall {
+    /// What the hook is asked. `None`: the call is one of a handler.
+    asked: Option<&'static str>,
     /// One of the values of the label.
     pub(crate) outcome: &'static str,
     begun: Instant,
 }
 
-impl HandlerCall {
-    /// The request begins now.
-    pub(crate) fn begin() -> Self {
+impl OperatorCall {
+    /// A call of a handler begins now.
+    pub(crate) fn of_handler() -> Self {
+        Self::begin(None)
+    }
+
+    /// The hook is asked now. `asked` is one of the values of the label.
+    pub(crate) fn of_hook(asked: &'static str) -> Self {
+        Self::begin(Some(asked))
+    }
+
+    fn begin(asked: Option<&'static str>) -> Self {
         Self {
+            asked,
             outcome: "cancelled",
             begun: Instant::now(),
         }
     }
 }
 
-impl Drop for HandlerCall {
+impl Drop for OperatorCall {
     fn drop(&mut self) {
-        counter!(HANDLER_REQUESTS, "outcome" => self.outcome).increment(1);
-        // A request that was never sent took no time of the handler.
-        if !matches!(self.outcome, "unavailable" | "overloaded") {
-            histogram!(HANDLER_DURATION).record(self.begun.elapsed());
+        let outcome = self.outcome;
+        // A call that was never sent took no time of the service.
+        let is_timed = !matches!(outcome, "unavailable" | "overloaded");
+        let took = self.begun.elapsed();
+        match self.asked {
+            None => {
+                counter!(HANDLER_REQUESTS, "outcome" => outcome).increment(1);
+                if is_timed {
+                    histogram!(HANDLER_DURATION).record(took);
+                }
+            }
+            Some(asked) => {
+                counter!(HOOK_CALLS, "call" => asked, "outcome" => outcome).increment(1);
+                if is_timed {
+                    histogram!(HOOK_DURATION, "call" => asked).record(took);
+                }
+            }
         }
     }
 }

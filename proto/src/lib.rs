@@ -1,5 +1,5 @@
-//! The contracts, compiled: `chat.v1` for back ends and `connector.v1` for connectors, which chat serves, and `route.v1`,
-//! which operators implement.
+//! The contracts, compiled: `chat.v1` for back ends and `connector.v1` for connectors, which chat serves, and `route.v1`
+//! and `access.v1`, which operators implement.
 //!
 //! Nothing else lives here but the conversion of times and of JSON objects, so a program that calls chat needs this crate alone.
 
@@ -39,6 +39,18 @@ pub mod route {
             reason = "documented in the .proto files; prost copies what it can"
         )]
         tonic::include_proto!("route.v1");
+    }
+}
+
+/// The contract for hooks that operators write.
+pub mod access {
+    /// Package `access.v1`.
+    pub mod v1 {
+        #![expect(
+            missing_docs,
+            reason = "documented in the .proto files; prost copies what it can"
+        )]
+        tonic::include_proto!("access.v1");
     }
 }
 

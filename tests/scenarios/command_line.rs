@@ -53,8 +53,9 @@ async fn settings_of_access_that_cannot_be_used_give_one_line_and_a_failure() {
         (
             "[[channel]]\nmatch = 'a'\njoin = 'hook'",
             "open",
-            "is not supported by this version",
+            "set auth.hook.target",
         ),
+        ("", "hook", "set auth.hook.target"),
         (
             "\n[[channels]]\nmatch = 'a'",
             "open",

@@ -36,6 +36,7 @@ mod grace;
 mod graceful_end;
 mod hanging_shard;
 mod heavy_reads;
+mod hooks;
 mod json_clients;
 mod lagging_replica;
 mod limits;

@@ -7,22 +7,25 @@ use channel_store::{ChannelName, ShownToken, TokenId, UserId};
 use serde_json::Value;
 
 /// The most channels that a token may name, as many as a session may be in.
-const CHANNELS: usize = 100;
+pub(super) const CHANNELS: usize = 100;
 /// The most bytes of `jti`.
 const LARGEST_ID: usize = 256;
 /// The most bytes of `info`.
-const LARGEST_INFO: usize = 1 << 10;
+pub(super) const LARGEST_INFO: usize = 1 << 10;
 /// The largest number of seconds that is a time: the year 285,428,751. Beyond it JSON numbers are not exact.
 const LATEST: f64 = 9_007_199_254_740_991.0;
 
-/// What a valid token says.
+/// The expiry of what does not expire.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// What a valid token says, or what the hook says of somebody who may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The user.
     pub user: UserId,
-    /// The issuer that has signed the token.
+    /// The issuer that has signed the token, or "hook".
     pub issuer: String,
-    /// `exp`: when it expires, in seconds since 1970.
+    /// `exp`: when it expires, in seconds since 1970. `u64::MAX`: never, which no token says.
     pub expires: u64,
     /// `iat`: when it was made, in seconds since 1970.
     pub issued: Option<u64>,

@@ -41,16 +41,24 @@ impl Grants {
             allow: Vec<String>,
         }
         let caps: Vec<Cap> = Deserialize::deserialize(caps).ok()?;
-        if caps.iter().map(|cap| cap.channels.len()).sum::<usize>() > PATTERNS {
-            return None;
-        }
-        let grants = caps.into_iter().map(|cap| {
-            let channels = cap.channels.iter();
-            let channels = channels.map(|it| Pattern::without_user(it).ok());
+        Self::of(caps.into_iter().map(|cap| {
             let rights = cap.allow.iter().filter_map(|name| Right::named(name));
+            (cap.channels, rights.fold(Rights::NONE, Rights::with))
+        }))
+    }
+
+    /// Grants of these rights in channels with these patterns. `None`: there are too many patterns, or one cannot be read.
+    pub(super) fn of(caps: impl Iterator<Item = (Vec<String>, Rights)>) -> Option<Self> {
+        let mut patterns = 0;
+        let grants = caps.map(|(channels, allow)| {
+            patterns += channels.len();
+            if patterns > PATTERNS {
+                return None;
+            }
+            let channels = channels.iter().map(|it| Pattern::without_user(it).ok());
             Some(Grant {
                 channels: channels.collect::<Option<_>>()?,
-                allow: rights.fold(Rights::NONE, Rights::with),
+                allow,
             })
         });
         grants.collect::<Option<_>>().map(Self)

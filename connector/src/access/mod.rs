@@ -1,7 +1,8 @@
-//! Who may log in, and what sessions may do: the tokens of issuers that the operator names, and the rules of channels.
+//! Who may log in, and what sessions may do: the tokens of issuers that the operator names, the rules of channels, and the operator's
+//! own hook.
 //!
 //! Sessions ask `control`. `settings` has what the operator says, `rules` are those of channels, `verifier` checks tokens, `keeper` keeps
-//! the keys of an issuer fresh, and `claims` is what a token says. The cryptography is that of `ring`.
+//! the keys of an issuer fresh, and `claims` is what a token says. `hook` asks the operator's service. The cryptography is that of `ring`.
 
 mod algorithm;
 mod claims;
@@ -9,6 +10,7 @@ mod control;
 mod der;
 mod fetch;
 mod grants;
+mod hook;
 mod issuer_error;
 mod jws;
 mod keeper;
@@ -25,6 +27,8 @@ pub(crate) use claims::user_id;
 pub(crate) use control::ttl;
 pub use control::{AccessControl, AccessError};
 pub use grants::Grants;
+pub(crate) use hook::{CHANNELS, Hook, HookError};
+pub use hook::{HookSettings, HookSettingsError};
 pub use issuer_error::IssuerError;
 pub(crate) use jws::LARGEST_TOKEN;
 pub use keys::KeyError;

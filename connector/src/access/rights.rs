@@ -61,6 +61,8 @@ impl Rights {
     pub const NONE: Self = Self(0);
     /// All rights.
     pub const ALL: Self = Self(15);
+    /// Not a right: the hook is asked about each message.
+    const ASKED: u8 = 16;
 
     /// These rights, and one more.
     #[must_use]
@@ -72,5 +74,33 @@ impl Rights {
     #[must_use]
     pub const fn has(self, right: Right) -> bool {
         self.0 & right.bit() != 0
+    }
+
+    /// The rights that are in both sets.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The rights that are in one of the two sets.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These rights without those of the other set.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The same rights, and the hook is asked about each message.
+    pub(super) const fn asking(self) -> Self {
+        Self(self.0 | Self::ASKED)
+    }
+
+    /// True if the hook is asked about each message.
+    pub(crate) const fn asks(self) -> bool {
+        self.0 & Self::ASKED != 0
     }
 }

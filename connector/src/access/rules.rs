@@ -22,9 +22,9 @@ pub enum RuleError {
         /// What may be written.
         expected: &'static str,
     },
-    /// Something that does not exist yet.
+    /// There is no hook.
     #[error(
-        "[[channel]] match = {pattern:?}: {right} = \"hook\" is not supported by this version, so nobody could be asked; use \"grant\""
+        "[[channel]] match = {pattern:?}: {right} = \"hook\" needs a hook that can be asked: set auth.hook.target, such as http://access:5001"
     )]
     Hook {
         /// The pattern of the rule.
@@ -58,13 +58,12 @@ impl Rules {
             let written = [rule.join, rule.send, rule.history, rule.members];
             for (right, who) in Right::ALL.into_iter().zip(written) {
                 let expected = match right {
-                    Right::Join => "\"nobody\", \"users\" or \"grant\"",
+                    Right::Join => "\"nobody\", \"users\", \"grant\" or \"hook\"",
                     Right::Send | Right::History | Right::Members => {
-                        "\"nobody\", \"members\" or \"grant\""
+                        "\"nobody\", \"members\", \"grant\" or \"hook\""
                     }
                 };
                 match who {
-                    Some(Who::Hook) => return Err(RuleError::Hook { pattern, right }),
                     Some(who) if who == not_for(right) => {
                         return Err(RuleError::Who {
                             pattern,
@@ -91,8 +90,15 @@ impl Rules {
         rules.collect::<Result<_, _>>().map(Self)
     }
 
-    /// What this user may do in this channel. All rights but `join` are those of a member.
-    pub(super) fn judge(&self, channel: &ChannelName, user: &UserId, grants: &Grants) -> Rights {
+    /// What this user may do in this channel, if the hook has decided so about what the rule leaves to it. All rights but `join`
+    /// are those of a member.
+    pub(super) fn judge(
+        &self,
+        channel: &ChannelName,
+        user: &UserId,
+        grants: &Grants,
+        decided: Rights,
+    ) -> Rights {
         let Some(rule) = self.of(channel, user) else {
             return Rights::ALL;
         };
@@ -100,9 +106,13 @@ impl Rules {
         let allowed = rights.filter(|(right, who)| match who {
             Who::Users | Who::Members => true,
             Who::Grant => grants.allow(*right, channel),
-            Who::Nobody | Who::Hook => false,
+            Who::Hook => *right == Right::Send || decided.has(*right),
+            Who::Nobody => false,
         });
-        allowed.fold(Rights::NONE, |rights, (right, _)| rights.with(right))
+        allowed.fold(Rights::NONE, |rights, (right, who)| match (right, who) {
+            (Right::Send, Who::Hook) => rights.with(right).asking(),
+            _ => rights.with(right),
+        })
     }
 
     /// What this user gets when it comes back to this channel.
@@ -111,12 +121,33 @@ impl Rules {
         rule.map(|rule| rule.recover).unwrap_or_default()
     }
 
+    /// What the hook is to decide about in this channel. Sends are not among that: it is asked about each message.
+    pub(super) fn to_decide(&self, channel: &ChannelName, user: &UserId) -> Rights {
+        let who = self.of(channel, user).into_iter();
+        let rights = who.flat_map(|rule| Right::ALL.into_iter().zip(rule.who));
+        let left = rights.filter(|(right, who)| *who == Who::Hook && *right != Right::Send);
+        left.fold(Rights::NONE, |rights, (right, _)| rights.with(right))
+    }
+
     /// The rule that holds.
     fn of(&self, channel: &ChannelName, user: &UserId) -> Option<&Rule> {
         let (channel, user) = (channel.as_str(), user.as_str());
         let mut rules = self.0.iter();
         rules.find(|rule| rule.pattern.matches_for(channel, user))
     }
+}
+
+/// Refuses rules that leave something to a hook, because there is none.
+pub(super) fn without_hook(rules: &[ChannelRule]) -> Result<(), RuleError> {
+    for rule in rules {
+        let written = [rule.join, rule.send, rule.history, rule.members];
+        let mut rights = Right::ALL.into_iter().zip(written);
+        if let Some((right, _)) = rights.find(|(_, who)| *who == Some(Who::Hook)) {
+            let pattern = rule.pattern.as_str().to_owned();
+            return Err(RuleError::Hook { pattern, right });
+        }
+    }
+    Ok(())
 }
 
 /// Who would make no sense for a right: members have joined already, and without a membership there is nothing else.
@@ -144,7 +175,8 @@ mod tests {
 
     fn judge(rules: &Rules, channel: &str, user: &str, grants: &Grants) -> String {
         let channel = ChannelName::new(channel).unwrap();
-        let rights = rules.judge(&channel, &UserId::new(user).unwrap(), grants);
+        let user = UserId::new(user).unwrap();
+        let rights = rules.judge(&channel, &user, grants, Rights::NONE);
         let names = Right::ALL.into_iter().filter(|right| rights.has(*right));
         names.map(Right::name).collect::<Vec<_>>().join(" ")
     }
@@ -199,17 +231,15 @@ mod tests {
     #[test]
     fn rules_that_make_no_sense_are_refused_with_words() {
         for (right, who, words) in [
-            ("join", "hook", "is not supported by this version"),
-            ("send", "hook", "is not supported by this version"),
             (
                 "join",
                 "members",
-                r#"expected "nobody", "users" or "grant""#,
+                r#"expected "nobody", "users", "grant" or "hook""#,
             ),
             (
                 "send",
                 "users",
-                r#"expected "nobody", "members" or "grant""#,
+                r#"expected "nobody", "members", "grant" or "hook""#,
             ),
             ("history", "users", "expected"),
             ("members", "users", "expected"),
@@ -244,5 +274,55 @@ mod tests {
             none.recover(&lobby, &UserId::new("u").unwrap()),
             Recover::Log
         );
+    }
+
+    #[test]
+    fn the_hook_decides_what_a_rule_leaves_to_it_and_is_asked_about_each_message() {
+        let rules = rules(
+            r#"
+            [[channel]]
+            match = "game:*"
+            join = "hook"
+            send = "hook"
+            history = "hook"
+            "#,
+        )
+        .unwrap();
+        let (game, user) = (
+            ChannelName::new("game:1").unwrap(),
+            UserId::new("ann").unwrap(),
+        );
+        let left = rules.to_decide(&game, &user);
+        assert_eq!(left, Rights::NONE.with(Right::Join).with(Right::History));
+        let other = ChannelName::new("lobby").unwrap();
+        assert_eq!(rules.to_decide(&other, &user), Rights::NONE);
+        for (decided, expected) in [
+            (Rights::NONE, "send members"),
+            (Rights::NONE.with(Right::Join), "join send members"),
+            (Rights::ALL, ALL),
+        ] {
+            let none = Grants::default();
+            let rights = rules.judge(&game, &user, &none, decided);
+            let names = Right::ALL.into_iter().filter(|right| rights.has(*right));
+            assert_eq!(
+                names.map(Right::name).collect::<Vec<_>>().join(" "),
+                expected
+            );
+            assert!(rights.asks());
+            assert!(!rules.judge(&other, &user, &none, decided).asks());
+        }
+    }
+
+    #[test]
+    fn rules_that_need_a_hook_are_refused_if_there_is_none() {
+        for right in Right::ALL {
+            let text = format!("match = 'a*'\n{right} = 'hook'");
+            let rule: ChannelRule = toml::from_str(&text).unwrap();
+            let error = without_hook(&[rule]).unwrap_err().to_string();
+            assert!(error.contains("set auth.hook.target"), "{error}");
+            assert!(error.contains(right.name()), "{error}");
+        }
+        let rule: ChannelRule = toml::from_str("match = 'a*'\njoin = 'grant'").unwrap();
+        assert_eq!(without_hook(&[rule]), Ok(()));
     }
 }

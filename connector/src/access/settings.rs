@@ -1,6 +1,7 @@
 //! The settings of `[auth]`, and of each `[[auth.issuer]]`.
 
 use super::algorithm::Algorithm;
+use super::hook::HookSettings;
 use channel_rules::{ChannelRule, ChannelTable};
 use clap::ValueEnum;
 use runtime::cli::duration;
@@ -15,12 +16,14 @@ pub enum Mode {
     Open,
     /// They show a signed token (JWT) of an issuer that is configured
     Jwt,
+    /// The operator's own service is asked about each login: the hook
+    Hook,
 }
 
 /// The settings of `[auth]` that are one value each.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AuthSettings {
-    /// How clients prove who they are. With jwt, [[auth.issuer]] in the configuration file names the issuers of their tokens
+    /// How clients prove who they are. With jwt, [[auth.issuer]] in the configuration file names the issuers of their tokens. With hook, the service at auth.hook.target decides
     #[arg(
         id = "auth.mode",
         long = "auth-mode",
@@ -43,6 +46,10 @@ pub struct AuthSettings {
         value_name = "TIME"
     )]
     pub expiry_grace: Duration,
+
+    /// How the operator's hook is asked.
+    #[command(flatten)]
+    pub hook: HookSettings,
 
     /// `[[auth.issuer]]`: the issuers of tokens.
     #[arg(skip)]

@@ -4,25 +4,25 @@
 //! (`proto/route/v1/route_handler.proto`, docs/handlers.md). Each service has bounds and connections of its own, so one that
 //! hangs costs nobody anything but its own callers. A call is never repeated.
 
-mod answer;
-mod connecting;
+mod call;
 mod pattern;
-mod places;
-mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use call::{CallError, Target};
 pub use pattern::RouteError;
-pub(crate) use target::{CallError, Target};
 
 use crate::call_settings::RouteTls;
+use crate::operator::{CALLS, Service, keep_resolving};
 use channel_store::Route;
 use http::Uri;
 use pattern::Table;
 use std::collections::HashMap;
 use std::sync::Arc;
-use target::keep_resolving;
 use tokio_util::task::AbortOnDropHandle;
+
+/// For the log.
+const OUTAGE: &str = "requests for its routes are refused until it is back";
 
 /// The handlers of the operator, by the routes that they answer.
 pub struct Routes {
@@ -60,10 +60,13 @@ impl Routes {
         let entries = pattern::parse(values)?.into_iter().map(|setting| {
             // Patterns with the same address share its bounds and its connections.
             let target = targets.entry(setting.uri.clone()).or_insert_with(|| {
-                let target = Target::new(&setting.uri, limit, tls.clone());
-                let run = keep_resolving(Arc::downgrade(&target), setting.uri.clone());
+                let service = Service::new(&setting.uri, CALLS, OUTAGE);
+                if let Some(tls) = &tls {
+                    service.trust(Arc::clone(tls));
+                }
+                let run = keep_resolving(Arc::downgrade(&service), setting.uri.clone());
                 resolving.push(AbortOnDropHandle::new(tokio::spawn(run)));
-                target
+                Target::new(service, limit)
             });
             let target = Arc::clone(target);
             (setting, target)

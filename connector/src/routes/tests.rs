@@ -1,12 +1,11 @@
 //! Handlers that hang, die, come back, and answer nonsense.
 
 use super::pattern;
-use super::places::{BYTES, CALLS};
-use super::target::{CallError, Target};
-use super::{Routes, Table};
+use super::{CallError, Routes, Table, Target};
 use crate::call_settings::RouteTls;
 use crate::chat_client::CALL;
 use crate::grpc::GrpcService;
+use crate::operator::{BYTES, CALLS, Service};
 use crate::testing::handler::Handler;
 use crate::testing::soon;
 use proto::route::v1::{HandleRequest, HandleResponse};
@@ -37,7 +36,8 @@ impl Routes {
         let entries = handlers.iter().map(|(pattern, service)| {
             let value = format!("{pattern}=http://games:5001");
             let setting = pattern::parse(&[value]).unwrap().remove(0);
-            (setting, Target::in_process(pattern, service.clone(), LIMIT))
+            let service = Service::in_process(pattern, service.clone(), CALLS);
+            (setting, Target::new(service, LIMIT))
         });
         Arc::new(Self {
             table: Table::new(entries),
@@ -90,8 +90,9 @@ fn serve(listener: TcpListener) -> (Handler, Serving) {
     (handler, Serving(Some(runtime)))
 }
 
+/// At an address that no other test uses. Otherwise a connection of one could take the port while nobody listens there.
 async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
@@ -99,9 +100,9 @@ async fn listen() -> (TcpListener, SocketAddr) {
 /// A target with these addresses.
 fn target(addresses: &[SocketAddr]) -> Arc<Target> {
     let uri = "http://games:5001".parse().unwrap();
-    let target = Target::new(&uri, LIMIT, None);
-    target.update(&uri, addresses);
-    target
+    let service = Service::new(&uri, CALLS, "");
+    service.update(&uri, addresses);
+    Target::new(service, LIMIT)
 }
 
 /// Calls the target, whose handler answers each call.
@@ -200,7 +201,7 @@ async fn an_address_that_is_not_resolved_any_more_gets_no_calls() {
     let (mut second, _two) = serve(listener);
     let target = target(&[one, two]);
     let uri = "http://games:5001".parse().unwrap();
-    target.update(&uri, &[two]);
+    target.service().update(&uri, &[two]);
     for _ in 0..4 {
         assert!(answered(&target, &mut second).await.is_ok());
     }
@@ -253,7 +254,8 @@ async fn an_answer_beyond_the_limit_is_a_failure_that_tells_its_size() {
 
 fn in_process(name: &str) -> (Handler, Arc<Target>) {
     let (handler, service) = Handler::in_process();
-    (handler, Target::in_process(name, service, LIMIT))
+    let service = Service::in_process(name, service, CALLS);
+    (handler, Target::new(service, LIMIT))
 }
 
 #[tokio::test(start_paused = true)]

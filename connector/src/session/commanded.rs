@@ -20,7 +20,7 @@ pub(super) const ON_REMOVED: &str = "onRemoved";
 pub(crate) enum Command {
     /// A back end wants it.
     ByBackEnd(SessionCommand),
-    /// The rules of channels have changed.
+    /// The rules of channels have changed, or what the hook has decided.
     JudgeAgain,
     /// Join a channel that the session's token names.
     JoinNamed(ChannelName),

@@ -1,10 +1,11 @@
 //! What a session knows of its user's token: what it grants, and when it expires.
 
+use super::hooked::Decisions;
 use super::join::Refused;
 use super::parameters::{self, Login};
-use super::replies::Answer;
+use super::replies::{Answer, DONE};
 use super::{Handlers, JoinedChannel, Session};
-use crate::access::{AccessControl, Claims, Grants, Rejected, Right, ttl};
+use crate::access::{AccessControl, Claims, Grants, Rejected, Right, Rights, ttl};
 use crate::membership::EndedSession;
 use crate::transport::Connection;
 use channel_store::{ChannelName, UserId};
@@ -20,13 +21,17 @@ use wire::{Disconnect, Reason, Refusal, RequestBody};
 /// The token of the session has expired.
 const ON_EXPIRED: &str = "onExpired";
 
-/// What a token said when it was shown last.
+/// What a token said when it was shown last, and what the hook has decided.
+#[derive(Default)]
 pub(super) struct Identity {
     pub(super) grants: Grants,
     /// Channels that the session is still to join, because its token names them.
     pub(super) to_join: VecDeque<ChannelName>,
-    /// Tells the client when the token has expired, and closes its connection if it does not refresh it.
-    _expiry: AbortOnDropHandle<()>,
+    /// Tells the client when the token has expired, and closes its connection if it does not refresh it. `None`: it does not
+    /// expire.
+    _expiry: Option<AbortOnDropHandle<()>>,
+    /// What the operator's hook has decided about channels, once it was asked.
+    pub(super) decisions: Option<Box<Decisions>>,
 }
 
 impl Identity {
@@ -41,15 +46,14 @@ impl Identity {
         claims: Claims,
         connection: &Arc<Connection>,
     ) -> Self {
-        let expiry = expire(
-            Arc::clone(connection),
-            access.lasts(&claims),
-            access.expiry_grace(),
-        );
+        let expiry = access
+            .lasts(&claims)
+            .map(|lasts| expire(Arc::clone(connection), lasts, access.expiry_grace()));
         Self {
             grants: claims.grants,
             to_join: claims.channels.into(),
-            _expiry: AbortOnDropHandle::new(tokio::spawn(expiry)),
+            _expiry: expiry.map(|it| AbortOnDropHandle::new(tokio::spawn(it))),
+            decisions: None,
         }
     }
 }
@@ -75,32 +79,43 @@ impl Session {
     pub(super) fn grants(&self) -> Option<&Grants> {
         Some(&self.identity.as_ref()?.grants)
     }
+
+    /// What the hook has decided about channels.
+    pub(super) fn decisions(&self) -> Option<&Decisions> {
+        self.identity.as_ref()?.decisions.as_deref()
+    }
 }
 
 impl Handlers {
-    /// True if clients must show tokens.
+    /// True if clients must prove who they are.
     pub(super) fn wants_tokens(&self) -> bool {
-        self.services.access.verifier().is_some()
+        self.services.access.wants_proof()
     }
 
     /// Reads the parameters of a login, and checks the token, if clients must show one: that in the body, or else the one
-    /// that was shown when the connection was opened.
+    /// that was shown when the connection was opened. The hook is asked about it, if it decides about logins.
     pub(super) async fn identify(
         &self,
         body: &RequestBody,
         deadline: Instant,
     ) -> Result<(Login, Option<Claims>), Refusal> {
         let protocol = self.connection.format().protocol();
-        let Some(verifier) = self.services.access.verifier() else {
+        if !self.wants_tokens() {
             return Ok((Login::parse(body, protocol)?, None));
-        };
+        }
         // A connection has one user, so a second login is refused whatever its user is (F5).
         if self.session.is_some() {
             return Err(Reason::AlreadyLoggedIn.into());
         }
         let token = parameters::token(body)?.or_else(|| self.connection.shown_token());
-        let checked = AccessControl::check(verifier, token.as_deref(), deadline).await;
-        let claims = checked.map_err(|rejected| self.reject(&rejected))?;
+        let claims = match self.services.access.login_hook() {
+            Some(hook) => {
+                let request = self.login_request(token, parameters::user(body)?)?;
+                let asked = hook.login(request, deadline).await;
+                asked.map_err(|error| self.not_let_in(&error))?
+            }
+            None => self.check(token.as_deref(), deadline).await?,
+        };
         let login = Login::parse_for(body, protocol, Some(&claims.user))?;
         if login.user.id != claims.user {
             return Err(self.reject(&Rejected::OtherUser));
@@ -110,13 +125,16 @@ impl Handlers {
 
     /// Handles `connector.handler.refresh`: the session goes on with a newer token of the same user.
     pub(super) async fn refresh(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
-        let (Some(session), Some(verifier)) = (&self.session, self.services.access.verifier())
-        else {
-            return Err(Reason::NotLoggedIn.into());
-        };
+        let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
         let token = parameters::token(body)?;
-        let checked = AccessControl::check(verifier, token.as_deref(), deadline).await;
-        let mut claims = checked.map_err(|rejected| self.reject(&rejected))?;
+        let mut claims = match self.services.access.login_hook() {
+            Some(hook) => {
+                let request = self.refresh_request(token, session)?;
+                let asked = hook.refresh(request, deadline).await;
+                asked.map_err(|error| self.not_let_in(&error))?
+            }
+            None => self.check(token.as_deref(), deadline).await?,
+        };
         if claims.user != session.user.id {
             return Err(self.reject(&Rejected::OtherUser));
         }
@@ -129,17 +147,30 @@ impl Handlers {
         // The channels of a token are joined at a login. A session that has left one since then stays out.
         claims.channels.clear();
         let ttl = ttl(&claims);
-        let identity = Identity::begin(&self.services.access, claims, &self.connection);
+        let mut identity = Identity::begin(&self.services.access, claims, &self.connection);
         if let Some(session) = &mut self.session {
-            let before = session.identity.replace(Box::new(identity));
-            drop(before);
+            // What the hook has decided about channels stays, and the expiry of the old token does not.
+            let before = session.identity.take();
+            identity.decisions = before.and_then(|it| it.decisions);
+            session.identity = Some(Box::new(identity));
         }
         self.judge_again();
-        Ok(format!(r#"{{"code":0,"ttl":{ttl}}}"#).into())
+        Ok(match ttl {
+            Some(ttl) => format!(r#"{{"code":0,"ttl":{ttl}}}"#).into(),
+            None => DONE.into(),
+        })
+    }
+
+    /// Checks a token that an issuer has signed.
+    async fn check(&self, token: Option<&str>, deadline: Instant) -> Result<Claims, Refusal> {
+        let verifier = self.services.access.verifier();
+        let verifier = verifier.ok_or(Reason::Unavailable)?;
+        let checked = AccessControl::check(verifier, token, deadline).await;
+        checked.map_err(|rejected| self.reject(&rejected))
     }
 
     /// Logs why a token is not accepted. The client is told no more than that.
-    fn reject(&self, rejected: &Rejected) -> Refusal {
+    pub(super) fn reject(&self, rejected: &Rejected) -> Refusal {
         let peer = self.connection.peer().map(|it| it.to_string());
         tracing::info!(peer, reason = %rejected, "token rejected");
         rejected.reason().into()
@@ -151,14 +182,35 @@ impl Handlers {
         channel: &ChannelName,
         user: &UserId,
         grants: Option<&Grants>,
+        decisions: Option<&Decisions>,
     ) -> Result<(), Refusal> {
         let grants = grants.cloned().unwrap_or_default();
-        let (rights, _) = self.services.access.judge(channel, user, &grants);
+        let decided = decisions.map(|it| it.allowed(channel, Rights::NONE));
+        let decided = decided.unwrap_or(Rights::NONE);
+        let (rights, _) = self.services.access.judge(channel, user, &grants, decided);
         if rights.has(Right::Join) {
             Ok(())
         } else {
             Err(not_allowed(Right::Join))
         }
+    }
+
+    /// Refuses if the session may not join a further channel. If the hook decides about that, it is asked about these others, too.
+    pub(super) async fn may_join_further(
+        &mut self,
+        channel: &ChannelName,
+        others: &[ChannelName],
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
+        let user = session.user.id.clone();
+        let left = self.services.access.to_decide(channel, &user);
+        if left.has(Right::Join) {
+            let channels: Vec<_> = std::iter::once(channel).chain(others).collect();
+            self.decide_about(&channels, deadline).await?;
+        }
+        let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
+        self.may_join(channel, &user, session.grants(), session.decisions())
     }
 
     /// Judges what the session may do in each of its channels, because its grants or the rules have changed. It leaves those
@@ -186,15 +238,20 @@ impl Handlers {
                 ..EndedSession::default()
             });
         }
+        self.keep_decisions();
     }
 
-    /// True if the rules have changed since the session's rights were judged.
+    /// True if the rules have changed since the session's rights were judged, or what the hook has decided.
     pub(super) fn is_judged_by_old_rules(&self) -> bool {
         let now = self.services.access.generation();
         let session = self.session.as_ref();
         // A channel that was joined just when the rules changed may be one that the new rules forbid.
         let is_old = |joined: &JoinedChannel| joined.judged != now || joined.is_revoked();
-        session.is_some_and(|it| it.channels.iter().any(is_old))
+        session.is_some_and(|it| {
+            let decisions = it.decisions();
+            let has_changed = decisions.is_some_and(Decisions::take_change);
+            has_changed || it.channels.iter().any(is_old)
+        })
     }
 
     /// The next channel to join because the session's token names it.
@@ -211,7 +268,10 @@ impl Handlers {
         if session.joined(Some(channel)).is_some() {
             return;
         }
-        let allowed = self.may_join(channel, &session.user.id, session.grants());
+        let others: Vec<_> = (session.identity.iter())
+            .flat_map(|it| it.to_join.iter().cloned())
+            .collect();
+        let allowed = self.may_join_further(channel, &others, deadline).await;
         let joined = match allowed {
             Ok(()) => self.add_to(channel, deadline, false).await.map(drop),
             Err(refusal) => Err(refusal),
@@ -238,7 +298,11 @@ impl JoinedChannel {
         let none = Grants::default();
         let grants = session.grants().unwrap_or(&none);
         let channel = self.membership.channel();
-        (self.rights, self.judged) = access.judge(channel, &session.user.id, grants);
+        let decisions = session.decisions();
+        // As long as the hook was not asked, the session keeps what it has.
+        let decided = decisions.map(|it| it.allowed(channel, self.rights));
+        let decided = decided.unwrap_or(self.rights);
+        (self.rights, self.judged) = access.judge(channel, &session.user.id, grants, decided);
     }
 
     /// Refuses if the session does not have this right here.
@@ -252,7 +316,7 @@ impl JoinedChannel {
 }
 
 /// The refusal of what somebody has no right to.
-fn not_allowed(right: Right) -> Refusal {
+pub(super) fn not_allowed(right: Right) -> Refusal {
     let message = format!("You do not have the right \"{right}\" in this channel.");
     Refusal::because(Reason::NotAllowed, message)
 }

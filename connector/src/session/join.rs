@@ -9,9 +9,7 @@ use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback, Shown};
 use channel_rules::Recover;
-use channel_store::{
-    ChannelName, Epoch, Forbidden, Place, Position, Publication, SessionId, User,
-};
+use channel_store::{ChannelName, Epoch, Forbidden, Place, Position, Publication, SessionId, User};
 use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -78,8 +76,7 @@ impl Handlers {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
         let registration = Arc::clone(&session.registration);
-        let allowed = self.may_join(&channel, &session.user.id, session.grants());
-        if let Err(refusal) = allowed {
+        if let Err(refusal) = self.may_join_further(&channel, &[], deadline).await {
             return Some(Err(refusal));
         }
         let mut paces = self.paces.take().unwrap_or_default();
@@ -149,6 +146,7 @@ impl Handlers {
             joined.judge(&self.services.access, session);
             session.channels.push(joined);
         }
+        self.keep_decisions();
         Ok(())
     }
 
@@ -235,6 +233,7 @@ impl Handlers {
                         rights: Rights::NONE,
                         judged: 0,
                         is_added: false,
+                        kept: None,
                     },
                     begin,
                     newest,

@@ -8,6 +8,8 @@
 pub(crate) mod admission_queue;
 mod commanded;
 mod handler_call;
+mod hook_calls;
+mod hooked;
 mod identity;
 mod join;
 mod paces;
@@ -19,7 +21,7 @@ mod replies;
 mod secret;
 mod send;
 
-use crate::access::{self, AccessControl, Claims, Rights};
+use crate::access::{self, AccessControl, Claims, Right, Rights};
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::limits::SessionRates;
@@ -33,6 +35,7 @@ use crate::routes::Routes;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
+use hooked::Kept;
 use identity::Identity;
 use join::Refused;
 use paces::{GoesOn, Paces};
@@ -157,7 +160,7 @@ struct Session {
     registration: Arc<Registration>,
     window: Arc<Window>,
     channels: Vec<JoinedChannel>,
-    /// What the user's token says.
+    /// What the user's token says, and what the hook has decided.
     identity: Option<Box<Identity>>,
 }
 
@@ -172,6 +175,8 @@ struct JoinedChannel {
     judged: u32,
     /// A back end has added the session. Then the rules do not decide whether it may be here.
     is_added: bool,
+    /// Keeps what the hook decides about this channel up to date.
+    kept: Option<Box<Kept>>,
 }
 
 impl JoinedChannel {
@@ -299,11 +304,27 @@ impl Handlers {
             recovery,
             resume,
         } = login;
-        if let Some(channel) = &channel
-            && let Err(refusal) =
-                self.may_join(channel, &user.id, claims.as_ref().map(|it| &it.grants))
-        {
-            return Some(Err(refusal));
+        let Some(id) = new_session_id() else {
+            return Some(Err(Reason::Unavailable.into()));
+        };
+        let mut decisions = None;
+        if let Some(channel) = &channel {
+            let left = self.services.access.to_decide(channel, &user.id);
+            let decided = if left.has(Right::Join) {
+                // About all channels that the session is about to join, so that the hook is asked once.
+                let named = claims.iter().flat_map(|it| &it.channels);
+                let channels = std::iter::once(channel).chain(named);
+                let who = (&user.id, &id);
+                self.decide(&mut decisions, who, channels, deadline).await
+            } else {
+                Ok(())
+            };
+            let grants = claims.as_ref().map(|it| &it.grants);
+            let allowed = decided
+                .and_then(|()| self.may_join(channel, &user.id, grants, decisions.as_deref()));
+            if let Err(refusal) = allowed {
+                return Some(Err(refusal));
+            }
         }
         let queue = {
             let place = Logins::place(&user.id);
@@ -315,9 +336,9 @@ impl Handlers {
             Ok(turn) => turn,
             Err(refusal) => return Some(Err(refusal)),
         };
-        let Some(id) = new_session_id().filter(|_| self.services.leaves.has_room()) else {
+        if !self.services.leaves.has_room() {
             return Some(Err(Reason::Unavailable.into()));
-        };
+        }
         // Clients of the original get the recorded answer, without a secret (K1). A client that asks for positions or
         // shows a secret is newer.
         let has_one = protocol == Protocol::Json || recovery.is_wanted() || resume.is_some();
@@ -369,7 +390,7 @@ impl Handlers {
         self.services.logins.claim(&registration, deadline).await;
         rollback.keep();
         self.connection.belongs_to(&user.id, &id);
-        let answer = replies::logged_in(secret.as_ref(), claims.as_ref().map(access::ttl));
+        let answer = replies::logged_in(secret.as_ref(), claims.as_ref().and_then(access::ttl));
         let joined = match entry {
             Some(entry) => Some(self.welcome(request.id, answer, entry)),
             None => {
@@ -378,12 +399,15 @@ impl Handlers {
             }
         };
         registration.answered();
-        let identity = claims.map(|claims| {
+        let mut identity = claims.map(|claims| {
             let access = &self.services.access;
             Box::new(Identity::begin(access, claims, &self.connection))
         });
         if identity.as_ref().is_some_and(|it| it.is_to_join()) {
             self.connection.note_out();
+        }
+        if decisions.is_some() {
+            identity.get_or_insert_default().decisions = decisions;
         }
         let mut session = Session {
             id,
@@ -399,6 +423,7 @@ impl Handlers {
             session.channels.push(joined);
         }
         self.session = Some(session);
+        self.keep_decisions();
         None
     }
 

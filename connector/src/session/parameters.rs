@@ -57,11 +57,7 @@ impl Login {
             (channel, _) => Some(truthy(channel).ok_or_else(|| missing("lessonId"))?),
         };
         let user = match user {
-            Named::Here(user) => {
-                let (id, is_number) = to_name("userId", user)?;
-                let id = user_id(id).ok_or_else(|| invalid("userId", USER))?;
-                User { id, is_number }
-            }
+            Named::Here(user) => named_user(user)?,
             Named::InToken(id) => User {
                 id: id.clone(),
                 is_number: false,
@@ -92,6 +88,18 @@ enum Named<'a> {
 /// What a name of a user must be.
 const USER: &str =
     "1 to 128 bytes long, without control characters and invisible ones, and not of blanks alone";
+
+/// `userId`: the user whom a login names. `None`: it names none.
+pub(crate) fn user(body: &RequestBody) -> Result<Option<User>, Refusal> {
+    let fields = fields(body)?;
+    truthy(fields.get("userId")).map(named_user).transpose()
+}
+
+fn named_user(user: &Value) -> Result<User, Refusal> {
+    let (id, is_number) = to_name("userId", user)?;
+    let id = user_id(id).ok_or_else(|| invalid("userId", USER))?;
+    Ok(User { id, is_number })
+}
 
 /// `token`: what the issuer has signed. `None`: there is none.
 pub(crate) fn token(body: &RequestBody) -> Result<Option<String>, Refusal> {

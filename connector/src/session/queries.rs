@@ -25,6 +25,8 @@ impl Handlers {
     /// A page of a channel's members.
     pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
+        let channel = asked.channel.as_ref();
+        self.decide_right(channel, Right::Members, deadline).await?;
         let channel = self
             .channel(asked.channel.as_ref(), Right::Members)?
             .clone();
@@ -43,6 +45,8 @@ impl Handlers {
     /// A page of a channel's log.
     pub(super) async fn history(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ReadHistory::parse(body)?;
+        let channel = asked.channel.as_ref();
+        self.decide_right(channel, Right::History, deadline).await?;
         let channel = self
             .channel(asked.channel.as_ref(), Right::History)?
             .clone();

@@ -64,21 +64,33 @@ impl Handlers {
     }
 
     async fn say(&mut self, id: Option<u64>, message: Result<Message, Refusal>, deadline: Instant) {
-        let Some(session) = &mut self.session else {
+        let Some(session) = &self.session else {
             return replies::reply(&self.connection, id, Err(Reason::NotLoggedIn.into()));
         };
         let place = message.and_then(|message| {
             let place = session.joined(message.channel.as_ref());
             let place = place.ok_or(Reason::NotJoined)?.allow(Right::Send)?;
-            Ok((Arc::clone(&place.membership), message))
+            Ok((Arc::clone(&place.membership), place.rights.asks(), message))
         });
-        let (membership, message) = match place {
+        let (membership, is_asked, mut message) = match place {
             Ok(place) => place,
             Err(refusal) => {
                 session.window.settled().await;
                 return replies::reply(&self.connection, id, Err(refusal));
             }
         };
+        if is_asked {
+            let asked = self.ask_about(membership.channel(), &message, deadline);
+            // Boxed, so that other messages do not carry its future.
+            match Box::pin(asked).await {
+                Some(Ok(body)) => message.body = body,
+                Some(Err(refusal)) => {
+                    self.answered().await;
+                    return replies::reply(&self.connection, id, Err(refusal));
+                }
+                None => return,
+            }
+        }
         let key = match message.key {
             Some(key) => key.into_string(),
             None if message.ephemeral => String::new(),
@@ -117,5 +129,17 @@ impl Handlers {
                 };
                 replies::reply(&connection, id, answer);
             });
+    }
+
+    async fn ask_about(
+        &self,
+        channel: &ChannelName,
+        message: &Message,
+        deadline: Instant,
+    ) -> Option<Result<Bytes, Refusal>> {
+        let session = self.session.as_ref()?;
+        let (body, key) = (message.body.clone(), message.key.as_deref());
+        let asked = self.ask_to_send(session, channel, body, key, message.ephemeral, deadline);
+        asked.await
     }
 }

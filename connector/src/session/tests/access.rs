@@ -1,8 +1,10 @@
 //! Logins with tokens, their expiry, and the rules of channels.
 
+mod hooked;
+
 use super::*;
 use crate::access::testing::{self, SECRET, Signer, now};
-use crate::access::{Algorithm, AuthSettings, IssuerSettings, Mode, Rules};
+use crate::access::{Algorithm, AuthSettings, HookSettings, IssuerSettings, Mode, Rules};
 use crate::testing::joining;
 use channel_rules::ChannelRule;
 use serde::Deserialize;
@@ -25,6 +27,7 @@ fn settings(mode: Mode, secret: Option<PathBuf>, rules: &str) -> AuthSettings {
         mode,
         leeway: LEEWAY,
         expiry_grace: GRACE,
+        hook: HookSettings::default(),
         issuers: vec![IssuerSettings {
             secret_file: secret,
             ..testing::settings(&[Algorithm::HS256])
@@ -37,7 +40,7 @@ fn settings(mode: Mode, secret: Option<PathBuf>, rules: &str) -> AuthSettings {
 fn tokens_and(rules: &str) -> Arc<AccessControl> {
     let directory = TempDir::new().unwrap();
     let secret = testing::file(&directory, "secret", SECRET);
-    AccessControl::begin(&settings(Mode::Jwt, Some(secret), rules)).unwrap()
+    AccessControl::begin(&settings(Mode::Jwt, Some(secret), rules), 1 << 10).unwrap()
 }
 
 fn tokens() -> Arc<AccessControl> {
@@ -46,7 +49,7 @@ fn tokens() -> Arc<AccessControl> {
 
 /// A connector without tokens.
 fn rules(rules: &str) -> Arc<AccessControl> {
-    AccessControl::begin(&settings(Mode::Open, None, rules)).unwrap()
+    AccessControl::begin(&settings(Mode::Open, None, rules), 1 << 10).unwrap()
 }
 
 fn token(user: &str, more: &Value) -> String {

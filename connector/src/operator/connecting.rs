@@ -1,6 +1,6 @@
 //! Connects to one address, however many calls wait for that, not more often than pauses allow.
 //!
-//! tonic connects when a call needs it, and again for the next call if that failed. So each call to a handler that is down
+//! tonic connects when a call needs it, and again for the next call if that failed. So each call to a service that is down
 //! would be an attempt to connect. Here two attempts are at least a pause apart, and the pauses grow while attempts follow
 //! each other closely. In between, calls are refused at once.
 
@@ -18,8 +18,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// The way to one address.
 pub(super) struct Pacing {
-    /// For the log.
+    /// For the log: its name, and what an outage means.
     name: String,
+    outage: &'static str,
     dialer: Dialer,
     state: Mutex<State>,
 }
@@ -33,9 +34,10 @@ struct State {
 }
 
 impl Pacing {
-    pub(super) fn new(name: String, dialer: Dialer) -> Self {
+    pub(super) fn new(name: String, outage: &'static str, dialer: Dialer) -> Self {
         Self {
             name,
+            outage,
             dialer,
             state: Mutex::new(State {
                 backoff: Backoff::new(SHORTEST, LONGEST),
@@ -68,7 +70,7 @@ impl Pacing {
                     (next - now).as_millis()
                 )));
             }
-            // The connection has lasted longer than any pause, so the handler does not end each connection at once.
+            // The connection has lasted longer than any pause, so the service does not end each connection at once.
             if !state.is_failing && now - last > 2 * LONGEST {
                 state.backoff.reset();
             }
@@ -83,17 +85,19 @@ impl Pacing {
             let mut state = self.state.lock();
             std::mem::replace(&mut state.is_failing, error.is_some())
         };
-        let handler = &self.name;
+        let Self { name, outage, .. } = self;
         match error {
             // One line for each outage. Calls that are refused meanwhile are counted.
             Some(error) if !was_failing => tracing::warn!(
-                handler,
+                service = name,
                 %error,
-                "this handler cannot be reached; requests for its routes are refused until it is back"
+                "this service of the operator cannot be reached; {outage}"
             ),
-            Some(error) => tracing::debug!(handler, %error, "still not reachable"),
-            None if was_failing => tracing::info!(handler, "this handler is reachable again"),
-            None => tracing::debug!(handler, "connected"),
+            Some(error) => tracing::debug!(service = name, %error, "still not reachable"),
+            None if was_failing => {
+                tracing::info!(service = name, "this service is reachable again");
+            }
+            None => tracing::debug!(service = name, "connected"),
         }
     }
 }
@@ -107,7 +111,7 @@ mod tests {
     fn pacing() -> Pacing {
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let dialer = Dialer::new(&Uri::from_static("http://games"), address, None);
-        Pacing::new("games".into(), dialer)
+        Pacing::new("games".into(), "", dialer)
     }
 
     /// How many attempts there are in this time if one is wanted every ten milliseconds.

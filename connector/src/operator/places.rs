@@ -1,13 +1,13 @@
-//! How many calls one handler may have under way. A handler that hangs fills its own places, and no others.
+//! How many calls one service may have under way. A service that hangs fills its own places, and no others.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The most calls that are under way to one handler.
-pub(super) const CALLS: usize = 1_024;
+/// The most calls that are under way to one service, unless the operator says otherwise.
+pub(crate) const CALLS: usize = 1_024;
 /// The most bytes of their requests.
-pub(super) const BYTES: usize = 16 << 20;
+pub(crate) const BYTES: usize = 16 << 20;
 
-/// The places for the calls of one handler.
+/// The places for the calls of one service.
 pub(super) struct Places {
     calls: Semaphore,
     bytes: Semaphore,
@@ -19,16 +19,15 @@ pub(super) struct Place<'a> {
     _bytes: SemaphorePermit<'a>,
 }
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    /// For so many calls at once.
+    pub(super) fn new(calls: usize) -> Self {
         Self {
-            calls: Semaphore::new(CALLS),
+            calls: Semaphore::new(calls),
             bytes: Semaphore::new(BYTES),
         }
     }
-}
 
-impl Places {
     /// Takes the place for a call whose request has this many bytes. `None`: there is no room.
     pub(super) fn take(&self, bytes: usize) -> Option<Place<'_>> {
         let bytes = u32::try_from(bytes).ok()?;
@@ -45,7 +44,7 @@ mod tests {
 
     #[test]
     fn calls_and_their_bytes_are_bounded_until_they_are_over() {
-        let places = Places::default();
+        let places = Places::new(CALLS);
         let mut taken: Vec<_> = (0..CALLS).map(|_| places.take(1).unwrap()).collect();
         assert!(places.take(1).is_none());
         taken.pop();

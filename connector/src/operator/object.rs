@@ -1,13 +1,18 @@
-//! What a handler answers, checked before a client gets it.
+//! JSON objects in the answers of the operator's services, checked before anybody gets them.
 
 use channel_store::body::{self, BodyError};
+use prost_types::Struct;
 use proto::json::{self, NotFinite};
-use proto::route::v1::HandleResponse;
-use proto::route::v1::handle_response::Content;
 
-/// Why an answer can't be passed on.
+/// An object as an answer holds it.
+pub(crate) enum Object {
+    Struct(Struct),
+    Json(Vec<u8>),
+}
+
+/// Why an object can't be passed on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AnswerError {
+pub(crate) enum ObjectError {
     #[error("the answer has neither body nor body_json")]
     Empty,
     #[error("the body of the answer {0}")]
@@ -20,18 +25,18 @@ pub(super) enum AnswerError {
     TooLarge { length: usize, limit: usize },
 }
 
-/// The client's reply: one JSON object of at most `limit` bytes.
+/// One JSON object of at most `limit` bytes.
 ///
 /// # Errors
-/// [`AnswerError`] says what the answer is instead.
-pub(super) fn reply(answer: HandleResponse, limit: usize) -> Result<String, AnswerError> {
-    let json = match answer.content.ok_or(AnswerError::Empty)? {
-        Content::Body(object) => json::render(&object)?,
-        Content::BodyJson(json) => json,
+/// [`ObjectError`] says what the answer is instead.
+pub(crate) fn object(content: Option<Object>, limit: usize) -> Result<String, ObjectError> {
+    let json = match content.ok_or(ObjectError::Empty)? {
+        Object::Struct(object) => json::render(&object)?,
+        Object::Json(json) => json,
     };
     if json.len() > limit {
         let length = json.len();
-        return Err(AnswerError::TooLarge { length, limit });
+        return Err(ObjectError::TooLarge { length, limit });
     }
     let json = body::without_half_pairs(json)?;
     Ok(String::from_utf8(json).map_err(|_| BodyError::NotUtf8)?)
@@ -40,21 +45,20 @@ pub(super) fn reply(answer: HandleResponse, limit: usize) -> Result<String, Answ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost_types::Value;
     use prost_types::value::Kind;
-    use prost_types::{Struct, Value};
 
     fn of_json(json: impl Into<Vec<u8>>) -> Result<String, String> {
-        of(Content::BodyJson(json.into()))
+        of(Object::Json(json.into()))
     }
 
-    fn of(content: Content) -> Result<String, String> {
-        let content = Some(content);
-        reply(HandleResponse { content }, 64).map_err(|error| error.to_string())
+    fn of(content: Object) -> Result<String, String> {
+        super::object(Some(content), 64).map_err(|error| error.to_string())
     }
 
-    fn object(kind: Kind) -> Content {
+    fn object(kind: Kind) -> Object {
         let value = Value { kind: Some(kind) };
-        Content::Body(Struct {
+        Object::Struct(Struct {
             fields: [("a".to_owned(), value)].into(),
         })
     }
@@ -94,16 +98,14 @@ mod tests {
             let error = of_json(json).unwrap_err();
             assert!(error.contains(says), "{}: {error}", json.escape_ascii());
         }
-        let answer = HandleResponse {
-            content: Some(Content::BodyJson(deep.into())),
-        };
-        let error = reply(answer, 1 << 10).unwrap_err().to_string();
+        let deep = Some(Object::Json(deep.into()));
+        let error = super::object(deep, 1 << 10).unwrap_err().to_string();
         assert!(error.contains("deeper than 64 levels"), "{error}");
         let error = of(object(Kind::NumberValue(f64::NAN))).unwrap_err();
         assert!(error.contains("NaN"), "{error}");
         let error = of(object(Kind::StringValue("x".repeat(57)))).unwrap_err();
         assert!(error.contains("has 65 bytes"), "{error}");
-        let error = reply(HandleResponse::default(), 64).unwrap_err();
+        let error = super::object(None, 64).unwrap_err();
         assert!(
             error.to_string().contains("neither body nor body_json"),
             "{error}"
