@@ -245,9 +245,9 @@ async fn tokens_are_revoked_by_their_time_and_by_their_id_on_all_connectors() {
     for client in [&second, &fourth] {
         assert_eq!(client.end(SOON).await, closed(4_020, "token revoked"));
     }
-    let (_client, reply) = login(other, by(&node.tokens[2])).await;
+    let (_client, reply) = login(other, by(&python.tokens[2])).await;
     assert_eq!(reply["reason"], "TOKEN_REVOKED", "{reply}");
-    enter(other, by(&node.tokens[3])).await;
+    enter(other, by(&python.tokens[3])).await;
     let known = call(&system, "GetRestrictions", &json!({"user": "ann"}));
     assert_eq!(known["revokedTokens"], 1, "{known}");
     assert_eq!((third.ended(), bob.ended()), (None, None));
