@@ -11,7 +11,7 @@ use channel_store::{Ack, StoreOptions};
 use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, Settings};
-use runtime::doors::DoorSettings;
+use runtime::doors::{Door, DoorSettings};
 use runtime::listen::address;
 use runtime::pace::Rate;
 use runtime::{LogSettings, descriptors};
@@ -310,8 +310,7 @@ impl Settings for Config {
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         self.tls.check().map_err(|error| error.to_string())?;
-        self.doors
-            .check(&self.access.door("--listen", self.listen))?;
+        self.doors.check(&self.door(self.listen))?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
@@ -323,6 +322,13 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// The port, which listens here.
+    #[must_use]
+    pub fn door(&self, address: SocketAddr) -> Door {
+        const GUARD: &str = "--api-tokens-file or --tls-client-ca";
+        self.access.door("--listen", GUARD, address, &self.tls)
+    }
+
     /// The settings of the store.
     #[must_use]
     pub fn store(&self) -> StoreOptions {

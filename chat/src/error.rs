@@ -88,10 +88,10 @@ pub enum Error {
         /// The most channels of one watch.
         most: usize,
     },
-    /// The caller shows no token.
+    /// The caller shows no token, and no certificate that the file of tokens names.
     #[error(
         "this chat answers only to callers with a token: send the header `authorization: Bearer TOKEN`, with a token that chat's \
-         operator has made"
+         operator has made, or connect with a client certificate that chat's file of tokens names"
     )]
     TokenMissing,
     /// The caller's token is in no line of the file, or not any more.

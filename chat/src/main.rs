@@ -30,7 +30,10 @@ async fn start(
     latest: Reloading<Config>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let access = config.access.open().context("--api-tokens-file")?;
+    let access = config
+        .access
+        .open(&config.tls)
+        .context("--api-tokens-file")?;
     let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
     let store = RedisStore::open(&config.redis, config.store())
@@ -38,9 +41,7 @@ async fn start(
         .context("cannot use this Redis")?;
     let address = port.local_address()?;
     tracing::info!(%address, "listening");
-    config
-        .doors
-        .report(&config.access.door("--listen", address));
+    config.doors.report(&config.door(address));
     tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
     readiness.follow_telling("redis", store.available(), store.why_unavailable());

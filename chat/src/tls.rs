@@ -27,7 +27,10 @@ impl PortSettings {
     pub(crate) const IDS: [&'static str; 3] = ["tls.certificate", "tls.key", "tls.client_ca"];
 
     /// Checks that the files can be used now.
-    pub(crate) fn check(&self) -> Result<(), TlsError> {
+    ///
+    /// # Errors
+    /// [`TlsError`] says in one line what is wrong.
+    pub fn check(&self) -> Result<(), TlsError> {
         let files = self.port.files(self.client_ca.clone())?;
         files.map_or(Ok(()), |files| files.check())
     }
@@ -39,7 +42,7 @@ impl PortSettings {
     pub fn port(&self, listener: TcpListener) -> Result<Port, TlsError> {
         let files = self.port.files(self.client_ca.clone())?;
         let tls = files
-            .map(|files| ServerTls::begin(files, ALPN))
+            .map(|files| ServerTls::begin("certificate of the gRPC port", files, ALPN))
             .transpose()?;
         Ok(Port { listener, tls })
     }

@@ -547,6 +547,7 @@ impl ClientSettings {
             allows: "everybody who reaches it may log in under any name",
             guard: "--auth-mode jwt or --auth-mode hook",
             is_guarded: self.lets_in_by_token(),
+            is_encrypted: self.tls.certificate.is_some(),
         }
     }
 

@@ -175,7 +175,10 @@ impl Connector {
     /// # Errors
     /// [`TlsError`] if the certificate or its key can't be used.
     pub fn with_tls(self) -> Result<Self, TlsError> {
-        let tls = self.clients.tls.begin(opening::ALPN)?;
+        let tls = self
+            .clients
+            .tls
+            .begin("certificate of the clients' port", opening::ALPN)?;
         Ok(Self { tls, ..self })
     }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use channel_rules::{ChannelRule, ChannelTable};
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
+use chat::PortSettings;
 use chat::access::AccessSettings;
 use chat::access::settings::ACCESS;
 use clap::Parser;
@@ -19,13 +20,14 @@ use connector::{ClientSettings, Connector, Store};
 use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
 use runtime::config::{Names, Part, Reloading, Settings};
-use runtime::doors::DoorSettings;
+use runtime::doors::{Door, DoorSettings};
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
     LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
     telemetry,
 };
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
@@ -43,6 +45,11 @@ struct Config {
     /// Where back ends call chat over gRPC
     #[arg(long, default_value = "127.0.0.1:4001", value_parser = listen::address)]
     grpc: SocketAddr,
+
+    /// PEM file with certificate authorities. Back ends then need a certificate of one of them. The port must have a
+    /// certificate, too: that of --tls-certificate is for both ports
+    #[arg(long, value_name = "FILE")]
+    grpc_client_ca: Option<PathBuf>,
 
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, default_value = "127.0.0.1:9001", value_parser = listen::address)]
@@ -80,6 +87,7 @@ impl Grouped for Config {
         LIMITS,
         RATES,
         ACCESS,
+        ("Back ends", &["grpc_client_ca"]),
         ("Process", &["log_filter"]),
     ];
 }
@@ -128,9 +136,26 @@ impl Settings for Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        self.doors.check(&self.access.door("--grpc", self.grpc))?;
+        self.doors.check(&self.grpc_door(self.grpc))?;
         self.doors.check(&self.clients.door(&self.listen))?;
-        self.clients.check()
+        self.clients.check()?;
+        self.grpc_tls().check().map_err(|error| error.to_string())
+    }
+}
+
+impl Config {
+    /// TLS for back ends, with the certificate that clients see, too.
+    fn grpc_tls(&self) -> PortSettings {
+        PortSettings {
+            port: self.clients.tls.clone(),
+            client_ca: self.grpc_client_ca.clone(),
+        }
+    }
+
+    /// The port of back ends, which listens here.
+    fn grpc_door(&self, address: SocketAddr) -> Door {
+        const GUARD: &str = "--api-tokens-file or --grpc-client-ca";
+        self.access.door("--grpc", GUARD, address, &self.grpc_tls())
     }
 }
 
@@ -150,19 +175,23 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let access = config.access.open().context("--api-tokens-file")?;
+    let access = config
+        .access
+        .open(&config.grpc_tls())
+        .context("--api-tokens-file")?;
     let listener = Listener::bind(&config.listen)?;
-    let grpc_listener = listen::bind(config.grpc)?;
+    let grpc_port = config.grpc_tls().port(listen::bind(config.grpc)?)?;
     let admin_listener = listen::bind(config.admin)?;
-    let (clients, grpc) = (listener.local_address()?, grpc_listener.local_addr()?);
+    let (clients, grpc) = (listener.local_address()?, grpc_port.local_address()?);
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
-    config.doors.report(&config.access.door("--grpc", grpc));
+    config.doors.report(&config.grpc_door(grpc));
     config.doors.report(&config.clients.door(&clients));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // A reader of JSON logs must get nothing but JSON.
     if config.log.log_format == LogFormat::Text {
-        eprintln!("{}", try_next(&clients, grpc));
+        let is_encrypted = config.clients.tls.certificate.is_some();
+        eprintln!("{}", try_next(&clients, grpc, is_encrypted));
     }
 
     let rules = &config.clients.auth.channels;
@@ -237,7 +266,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         shutdown.clone(),
     ));
     let grpc = chat::serve(
-        grpc_listener,
+        grpc_port,
         store,
         cleanup,
         connectors,
@@ -256,12 +285,20 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
 
 /// Lines to paste into a browser's console, and into a shell. Browsers cannot reach a unix socket, so with one only the
 /// lines for back ends are shown.
-fn try_next(clients: &ListenAddress, grpc: SocketAddr) -> String {
+fn try_next(clients: &ListenAddress, grpc: SocketAddr, is_encrypted: bool) -> String {
     let all = include_str!("try_next.txt");
     let for_back_ends = all.find("As a back end").map_or(all, |at| &all[at..]);
     let lines = match clients {
         ListenAddress::Tcp(_) => all,
         ListenAddress::Unix(_) => for_back_ends,
+    };
+    let lines = match is_encrypted {
+        false => lines.to_owned(),
+        true => lines
+            .replace("ws://", "wss://")
+            .replace("http://", "https://")
+            .replace("-plaintext", "-cacert FILE")
+            .replace("curl --json", "curl --cacert FILE --json"),
     };
     lines
         .replace("CLIENTS", &clients.to_string())

@@ -56,6 +56,18 @@ impl Service {
         wait::eventually(&what, SOON, async || self.readyz().await == Some(200)).await;
     }
 
+    /// How many client connections a connector or standalone has.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    pub async fn connections(&self) -> u64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("the connector serves its metrics").body;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     /// The present status of `/readyz`.
     pub async fn readyz(&self) -> Option<u16> {
         Some(http::get(self.admin(), "/readyz").await?.status)
@@ -275,18 +287,6 @@ impl Chat {
 }
 
 impl Connector {
-    /// How many client connections it has.
-    ///
-    /// # Panics
-    /// If it doesn't answer.
-    pub async fn connections(&self) -> u64 {
-        let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("the connector serves its metrics").body;
-        let mut lines = metrics.lines();
-        let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
-        count.map_or(0, |count| count.parse().expect("a number"))
-    }
-
     /// Starts a connector on these chats and this Redis, with further flags, and waits until it is ready.
     ///
     /// # Panics

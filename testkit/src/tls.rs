@@ -1,8 +1,8 @@
 //! Certificates for tests, and clients that use them.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::{IpAddr, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{IpAddr, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// An authority of its own, and a folder for the certificates that it issues.
 pub struct Authority {
@@ -112,6 +112,17 @@ impl Authority {
     /// The same.
     #[must_use]
     pub fn issue_for(&self, common_name: &str, names: &[&str]) -> Identity {
+        let (certificate, key) = self.sign(common_name, names);
+        let identity = Identity {
+            certificate: self.file(&format!("{common_name}.pem")),
+            key: self.file(&format!("{common_name}.key")),
+        };
+        std::fs::write(&identity.certificate, certificate.pem()).expect("a file");
+        std::fs::write(&identity.key, key.serialize_pem()).expect("a file");
+        identity
+    }
+
+    fn sign(&self, common_name: &str, names: &[&str]) -> (Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut parameters = CertificateParams::new(names).expect("names");
         parameters
@@ -123,14 +134,7 @@ impl Authority {
         ];
         let key = KeyPair::generate().expect("a key");
         let signed = parameters.signed_by(&key, &self.issuer);
-        let identity = Identity {
-            certificate: self.file(&format!("{common_name}.pem")),
-            key: self.file(&format!("{common_name}.key")),
-        };
-        let pem = signed.expect("a certificate").pem();
-        std::fs::write(&identity.certificate, pem).expect("a file");
-        std::fs::write(&identity.key, key.serialize_pem()).expect("a file");
-        identity
+        (signed.expect("a certificate"), key)
     }
 
     /// Connects with TLS, and returns the stream.
@@ -141,16 +145,33 @@ impl Authority {
         self.connector().dial(address).await
     }
 
-    fn connector(&self) -> Dialer {
+    /// The bytes with which a client begins a handshake.
+    ///
+    /// # Panics
+    /// If rustls has none.
+    #[must_use]
+    pub fn hello(&self) -> Vec<u8> {
+        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST)));
+        let client = ClientConnection::new(self.trust().into(), name);
+        let mut hello = Vec::new();
+        let written = client.expect("a client").write_tls(&mut hello);
+        written.expect("a vector takes everything");
+        hello
+    }
+
+    fn trust(&self) -> ClientConfig {
         let mut trusted = RootCertStore::empty();
         let added = trusted.add(self.issuer.der().clone());
         added.expect("its own certificate");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has both versions")
             .with_root_certificates(trusted)
-            .with_no_client_auth();
-        Dialer(Arc::new(config).into())
+            .with_no_client_auth()
+    }
+
+    fn connector(&self) -> Dialer {
+        Dialer(Arc::new(self.trust()).into())
     }
 
     /// A proxy that speaks TLS with this address. So clients that know no TLS can use a port that speaks nothing else.
@@ -158,26 +179,64 @@ impl Authority {
     /// # Panics
     /// If there is no free port.
     pub async fn proxy(&self, to: SocketAddr) -> (SocketAddr, JoinSet<()>) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.expect("the kernel has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let dialer = self.connector();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut carried = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let dialer = dialer.clone();
-                carried.spawn(async move {
-                    client.set_nodelay(true).expect("a socket");
-                    if let Ok(mut server) = dialer.dial(to).await {
-                        // When one side ends, both are dropped, which passes the end on.
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
-                    }
-                });
+        relay(move |mut client| {
+            let dialer = dialer.clone();
+            async move {
+                if let Ok(mut server) = dialer.dial(to).await {
+                    // When one side ends, both are dropped, which passes the end on.
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
             }
-        });
-        (address, tasks)
+        })
+        .await
     }
+
+    /// A proxy that speaks TLS with its clients, in HTTP/2 or HTTP/1.1, and without TLS with this address.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub async fn terminate(&self, to: SocketAddr) -> (SocketAddr, JoinSet<()>) {
+        let (certificate, key) = self.sign("proxy", &["127.0.0.1", "localhost"]);
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has both versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key);
+        let mut config = config.expect("they belong together");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        relay(move |client| {
+            let acceptor = acceptor.clone();
+            async move {
+                let accepted = acceptor.accept(client).await;
+                if let (Ok(mut client), Ok(mut server)) = (accepted, TcpStream::connect(to).await) {
+                    server.set_nodelay(true).expect("a socket");
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Listens, and does this with each client at once.
+async fn relay<F: Future<Output = ()> + Send + 'static>(
+    carry: impl Fn(TcpStream) -> F + Send + 'static,
+) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("the kernel has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut carried = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            client.set_nodelay(true).expect("a socket");
+            carried.spawn(carry(client));
+        }
+    });
+    (address, tasks)
 }
 
 impl Default for Authority {

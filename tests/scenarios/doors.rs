@@ -3,6 +3,7 @@
 use std::process::Command;
 use testkit::binaries;
 use testkit::permit::Permit;
+use testkit::tls::{Authority, text};
 
 /// Runs a binary that ends at once. Returns its exit code, and what it wrote on stderr.
 fn run(binary: &'static str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -47,6 +48,22 @@ async fn with_credentials_or_on_purpose_it_may_be_reached() {
     let tokens = ["--listen", "0.0.0.0:1", "--api-tokens-file", "/etc/tokens"];
     let (code, error) = run("chat", &[&tokens[..], &["config", "show"]].concat());
     assert_eq!(code, Some(0), "{error}");
+    let authority = Authority::new();
+    let (own, ca) = (authority.issue("own"), authority.ca());
+    let certificates = [&own.flags()[..], &["config", "show"]].concat();
+    for (binary, flag, client_ca) in [
+        ("chat", "--listen", "--tls-client-ca"),
+        ("standalone", "--grpc", "--grpc-client-ca"),
+    ] {
+        // A certificate of the port alone lets everybody call.
+        let address = [flag, "0.0.0.0:1"];
+        let (code, error) = run(binary, &[&address, &certificates[..]].concat());
+        assert_eq!(code, Some(64), "{binary}: {error}");
+        assert!(error.contains(client_ca), "{error}");
+        let asked = [&address, &[client_ca, text(&ca)][..], &certificates].concat();
+        let (code, error) = run(binary, &asked);
+        assert_eq!(code, Some(0), "{binary}: {error}");
+    }
     let directory = tempfile::tempdir().expect("a directory");
     let secret = directory.path().join("secret");
     std::fs::write(&secret, [b'x'; 32]).expect("a file");

@@ -77,6 +77,7 @@ mod small_clients;
 mod socket_io;
 mod standalone;
 mod switched_primaries;
+mod tls_attacks;
 mod tls_chat;
 mod tls_clients;
 mod tokens;

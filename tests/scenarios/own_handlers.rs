@@ -11,6 +11,7 @@ use testkit::process::Process;
 use testkit::service::{Connector, Standalone};
 use testkit::socket_io;
 use testkit::system::{Plan, System};
+use testkit::tls::{Authority, text};
 use testkit::{SOON, http, pace, wait, workspace};
 
 const MOVE: &str = "game.handler.move";
@@ -226,6 +227,30 @@ async fn while_a_handler_is_frozen_others_chat_on_as_before() {
     players[0].text(&request.to_string()).await;
     connector.terminate();
     assert!(connector.ended_within(SOON).await.success());
+}
+
+#[tokio::test]
+async fn a_handler_behind_tls_is_called_if_its_authority_is_named_and_otherwise_the_log_says_why_not()
+ {
+    let _permit = testkit::permit::Permit::shared().await;
+    let (_handler, address) = Language::Node.start("127.0.0.1:0").await;
+    let authority = Authority::new();
+    let (address, _proxy) = authority.terminate(address).await;
+    let route = format!("game.*=https://{address}");
+    let ca = authority.ca();
+    let trusting = Standalone::with(&["--route", &route, "--route-ca", text(&ca)]).await;
+    let player_1 = player(trusting.address(), "player").await;
+    assert_eq!(moves(&player_1).await["code"], 0);
+
+    let public_ones = Standalone::with(&["--route", &route]).await;
+    let player_2 = player(public_ones.address(), "player").await;
+    let refused = moves(&player_2).await;
+    assert_eq!(refused["reason"], "UNAVAILABLE", "{refused}");
+    wait::eventually("the log says why", SOON, async || {
+        let mut lines = public_ones.warnings().into_iter();
+        lines.any(|line| line.contains("UnknownIssuer"))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Chat's port with a certificate: callers with grpcurl and curl, connectors with an authority of their own, and callers that
 //! need a certificate themselves.
 
+use crate::tls_clients::encrypted;
 use std::net::SocketAddr;
 use std::process::Command;
 use testkit::permit::Permit;
@@ -85,6 +86,65 @@ async fn with_an_authority_for_clients_chat_serves_only_callers_with_a_certifica
     assert!(!is_ok, "a certificate of another authority: {printed}");
 }
 
+/// With a file of tokens, a certificate counts as a token if a line names it.
+#[tokio::test]
+async fn certificates_have_the_scopes_of_their_lines_in_the_file_of_tokens() {
+    let _permit = Permit::shared().await;
+    let (authority, redis) = (Authority::new(), Redis::start().await);
+    let (own, ca) = (authority.issue("chat"), authority.ca());
+    let tokens = authority.file("tokens");
+    let lines = "games subject=games send room\nreader subject=\"a reader\" read\nconnectors subject=con connector\n";
+    std::fs::write(&tokens, lines).expect("a file");
+    let guards = [
+        "--tls-client-ca",
+        text(&ca),
+        "--api-tokens-file",
+        text(&tokens),
+    ];
+    let chat = Chat::start(&redis, &[&own.flags()[..], &guards].concat()).await;
+    let with = |name: &str| {
+        let caller = authority.issue(name);
+        let (certificate, key) = (text(&caller.certificate), text(&caller.key));
+        grpcurl(
+            chat.address(),
+            &["-cacert", text(&ca), "-cert", certificate, "-key", key],
+        )
+    };
+    let (is_ok, printed) = with("games");
+    assert!(is_ok && printed.contains("position"), "{printed}");
+    let (is_ok, printed) = with("a reader");
+    assert!(!is_ok && printed.contains("the scope send"), "{printed}");
+    let (is_ok, printed) = with("stranger");
+    assert!(!is_ok && printed.contains("Unauthenticated"), "{printed}");
+    let audit = |name: &str| {
+        let line = format!("\"token\":\"{name}\"");
+        chat.lines().iter().any(|it| it.contains(&line))
+    };
+    assert!(audit("games") && audit("reader"), "{:#?}", chat.lines());
+
+    // A connector needs no token if its certificate has the scope.
+    let url = format!("https://{}", chat.address());
+    for (name, is_ready) in [("con", true), ("games", false)] {
+        let caller = authority.issue(name);
+        let flags = [
+            "--chat-ca",
+            text(&ca),
+            "--chat-certificate",
+            text(&caller.certificate),
+            "--chat-key",
+            text(&caller.key),
+        ];
+        let connector = connector(&url, &redis, &flags).await;
+        if is_ready {
+            connector.ready().await;
+            let client = Client::join(connector.address(), "anna", "room").await;
+            assert_eq!(client.say("over TLS").await, SENT);
+        } else {
+            says(&connector, "lacks the scope connector").await;
+        }
+    }
+}
+
 /// Starts a connector that calls this chat with these flags.
 async fn connector(chat: &str, redis: &Redis, flags: &[&str]) -> Connector {
     Connector::begin("connector-1", chat, &redis.url(), flags).await
@@ -149,6 +209,25 @@ async fn a_connector_that_does_not_trust_chat_says_why_in_readyz() {
     let nobody = connector(&url, &redis, &["--chat-ca", text(&ca)]).await;
     says(&nobody, "CertificateRequired").await;
     assert_eq!(nobody.readyz().await, Some(503));
+}
+
+#[tokio::test]
+async fn standalone_serves_back_ends_over_tls_too_and_may_ask_them_for_certificates() {
+    let _permit = Permit::shared().await;
+    let authority = Authority::new();
+    let ca = authority.ca();
+    let flags = ["--grpc-client-ca", text(&ca)];
+    let (standalone, _) = encrypted(&authority, &flags).await;
+    let call = |flags: &[&str]| {
+        let flags = [&["-cacert", text(&ca)], flags].concat();
+        grpcurl(standalone.grpc(), &flags)
+    };
+    let caller = authority.issue("games");
+    let (certificate, key) = (text(&caller.certificate), text(&caller.key));
+    let (is_ok, printed) = call(&["-cert", certificate, "-key", key]);
+    assert!(is_ok && printed.contains("position"), "{printed}");
+    let (is_ok, printed) = call(&[]);
+    assert!(!is_ok, "{printed}");
 }
 
 #[tokio::test]

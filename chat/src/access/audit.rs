@@ -10,6 +10,7 @@ use crate::port::gate::{Protocol, protocol};
 use crate::port::measure::code_name;
 use http::{HeaderMap, Response};
 use parking_lot::Mutex;
+use runtime::tls::ClientCertificate;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::body::Body;
@@ -96,13 +97,20 @@ impl Record {
     }
 }
 
-/// Notes that somebody without a valid token was refused.
-pub(super) fn refused_stranger(path: &str, peer: Option<SocketAddr>, error: &Error) {
+/// Notes that somebody was refused who has no valid token, and no certificate that the file of tokens names.
+pub(super) fn refused_stranger(
+    path: &str,
+    peer: Option<SocketAddr>,
+    certificate: Option<&ClientCertificate>,
+    error: &Error,
+) {
     let (code, reason) = error.code_and_reason();
-    let method: String = path.trim_start_matches('/').chars().take(EXCERPT).collect();
+    let excerpt = |text: &str| text.chars().take(EXCERPT).collect::<String>();
+    let method = excerpt(path.trim_start_matches('/'));
     tracing::warn!(
         target: runtime::AUDIT,
         method,
+        certificate = certificate.and_then(|it| it.names().next()).map(excerpt),
         peer = peer.map(tracing::field::display),
         code = code_name(code),
         reason,

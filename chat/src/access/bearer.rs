@@ -1,5 +1,5 @@
-//! The layer that lets a call in only with a token. It stands before the bounds of calls and before everything that reads a body,
-//! so that a caller without a token costs nothing.
+//! The layer that lets a call in only with a token, or with a certificate that the file of tokens names. It stands before the
+//! bounds of calls and before everything that reads a body, so that a caller who may not call costs nothing.
 
 use super::Access;
 use super::audit::{Audited, Record, refused_stranger};
@@ -13,6 +13,7 @@ use crate::port::measure::code_name;
 use futures_util::future::{self, BoxFuture, Either};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
+use runtime::tls::ClientCertificate;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -102,14 +103,12 @@ fn let_in(tokens: &Tokens, request: &mut Request<Body>) -> Result<Option<Audited
     if needs == Needs::AnyTokenFromElsewhere && is_here(peer) {
         return Ok(None);
     }
-    let token = match shown(request.headers()) {
-        None => Err(Error::TokenMissing),
-        Some(shown) => tokens.find(shown).ok_or(Error::TokenRefused),
-    };
-    let token = match token {
+    let certificate = request.extensions().get::<Arc<ClientCertificate>>();
+    let certificate = certificate.map(|it| &**it);
+    let token = match find(tokens, request.headers(), certificate) {
         Ok(token) => token,
         Err(error) => {
-            refused_stranger(path, peer, &error);
+            refused_stranger(path, peer, certificate, &error);
             return Err(error);
         }
     };
@@ -123,6 +122,21 @@ fn let_in(tokens: &Tokens, request: &mut Request<Body>) -> Result<Option<Audited
     request.extensions_mut().insert(permit);
     let lasts = call.name.ends_with("/SendStream");
     Ok(Some(Audited::begin(record, call.writes, lasts)))
+}
+
+/// The line that counts for a caller. A token wins over a certificate, also one that is not valid: a caller that shows a token means
+/// that token, and must not be somebody else if it was taken out.
+fn find(
+    tokens: &Tokens,
+    headers: &HeaderMap,
+    certificate: Option<&ClientCertificate>,
+) -> Result<Arc<Token>, Error> {
+    if headers.contains_key(AUTHORIZATION) {
+        let shown = shown(headers).ok_or(Error::TokenMissing)?;
+        return tokens.find(shown).ok_or(Error::TokenRefused);
+    }
+    let of_certificate = certificate.and_then(|it| tokens.find_certificate(it));
+    of_certificate.ok_or(Error::TokenMissing)
 }
 
 /// True if the caller is on the same machine.

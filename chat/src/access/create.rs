@@ -1,6 +1,6 @@
 //! `chat token create`: makes a token.
 
-use super::file::{Hash, line, new_token};
+use super::file::{Credential, Hash, line, new_token};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -70,7 +70,7 @@ fn create(name: &str, scopes: &[String], channels: &[String]) -> Result<String, 
     }
     let line = line(
         name,
-        hash,
+        Credential::Token(hash),
         scopes.iter().map(String::as_str),
         channels.iter().map(String::as_str),
     )?;
@@ -88,7 +88,8 @@ mod tests {
         let printed = create("game", &scopes, &["game:*".to_owned()]).unwrap();
         let (token, line) = printed.split_once('\n').unwrap();
         let parsed = parse(line).unwrap();
-        assert_eq!(parsed[0].hash, Hash::of(token).unwrap());
+        let hash = Hash::of(token).unwrap();
+        assert_eq!(parsed[0].credential, Credential::Token(hash));
         assert_eq!(parsed[0].name, "game");
         assert!(parsed[0].allows("game:1") && !parsed[0].allows("chess"));
         assert!(!line.contains(token));

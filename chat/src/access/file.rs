@@ -1,8 +1,8 @@
 //! The file of tokens, and tokens as they are written.
 //!
 //! The file has a line for each token: its name, its SHA-256 in hexadecimal digits, its scopes, and perhaps patterns of
-//! channels. A token itself is never in it. No error repeats what the file says, because somebody may have put a token there
-//! by mistake.
+//! channels. In place of the SHA-256 there may be a name in the certificates of callers. A token itself is never in it. No error
+//! repeats what the file says, because somebody may have put a token there by mistake.
 
 use super::scope::Scope;
 use base64::Engine;
@@ -20,6 +20,10 @@ const RANDOM: usize = 32;
 const WRITTEN: usize = 43;
 /// The most bytes of a name.
 const NAME: usize = 64;
+/// What stands before a name in certificates.
+const SUBJECT: &str = "subject=";
+/// The most bytes of a name in certificates.
+const SUBJECT_BYTES: usize = 256;
 
 /// The SHA-256 of a token.
 ///
@@ -72,11 +76,29 @@ pub(super) fn new_token(random: [u8; RANDOM]) -> String {
     format!("{BEGINNING}{}", BASE64_URL_SAFE_NO_PAD.encode(random))
 }
 
-/// What a token allows, as its line says.
+/// What a caller shows, so that a line counts for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Credential {
+    /// A token with this hash.
+    Token(Hash),
+    /// A certificate with this name.
+    Subject(String),
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(hash) => hash.fmt(f),
+            Self::Subject(name) => write!(f, "{SUBJECT}\"{name}\""),
+        }
+    }
+}
+
+/// What a caller may do, as its line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) name: String,
-    pub(super) hash: Hash,
+    pub(super) credential: Credential,
     pub(super) scopes: BTreeSet<Scope>,
     /// Empty: all channels.
     pub(super) patterns: Vec<String>,
@@ -104,7 +126,7 @@ impl Line {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scopes: Vec<_> = self.scopes.iter().map(|it| it.name()).collect();
-        write!(f, "{} {} {}", self.name, self.hash, scopes.join(","))?;
+        write!(f, "{} {} {}", self.name, self.credential, scopes.join(","))?;
         if !self.patterns.is_empty() {
             write!(f, " {}", self.patterns.join(","))?;
         }
@@ -141,8 +163,15 @@ pub(super) fn parse(text: &str) -> Result<Vec<Line>, FileError> {
                              them apart";
                 return Err(failed(wrong.to_owned()));
             }
-            if earlier.hash == line.hash {
-                let wrong = "the same token stands in an earlier line, too: make another one with `chat token create`";
+            if earlier.credential == line.credential {
+                let wrong = match line.credential {
+                    Credential::Token(_) => {
+                        "the same token stands in an earlier line, too: make another one with `chat token create`"
+                    }
+                    Credential::Subject(_) => {
+                        "the same name of certificates stands in an earlier line, too: put all scopes into one line"
+                    }
+                };
                 return Err(failed(wrong.to_owned()));
             }
         }
@@ -153,17 +182,40 @@ pub(super) fn parse(text: &str) -> Result<Vec<Line>, FileError> {
 
 fn parse_line(text: &str) -> Result<Line, String> {
     let (name, rest) = word(text);
-    let (hash, rest) = word(rest);
+    let (credential, rest) = match rest.strip_prefix(SUBJECT) {
+        Some(rest) => subject(rest)?,
+        None => {
+            let (hash, rest) = word(rest);
+            (Hash::parse(hash).map(Credential::Token), rest)
+        }
+    };
     let (scopes, patterns) = word(rest);
-    if hash.is_empty() || scopes.is_empty() {
+    if scopes.is_empty() {
         let wrong = "expected a name, the SHA-256 of a token, scopes, and perhaps patterns of channels, with blanks between them; \
                      `chat token create` prints such a line";
         return Err(wrong.to_owned());
     }
-    let hash = Hash::parse(hash).ok_or(
+    let credential = credential.ok_or(
         "the second word is no SHA-256 of 64 hexadecimal digits; the token itself must not stand here",
     )?;
-    line(name, hash, scopes.split(','), patterns.split(','))
+    line(name, credential, scopes.split(','), patterns.split(','))
+}
+
+/// The name in certificates that stands behind `subject=`, and what follows it. A name with blanks stands in quotation marks.
+fn subject(text: &str) -> Result<(Option<Credential>, &str), String> {
+    let quoted = text.strip_prefix('"').and_then(|it| it.split_once('"'));
+    let (name, rest) = quoted.unwrap_or_else(|| word(text));
+    let follows = rest.is_empty() || quoted.is_none() || rest.starts_with(char::is_whitespace);
+    let is_plain = !name.contains(|it: char| it == '"' || it.is_control());
+    if !follows || !is_plain || !(1..=SUBJECT_BYTES).contains(&name.len()) {
+        return Err(format!(
+            "behind {SUBJECT} must stand a name in certificates of 1 to {SUBJECT_BYTES} bytes, in quotation marks if it has blanks"
+        ));
+    }
+    Ok((
+        Some(Credential::Subject(name.to_owned())),
+        rest.trim_start(),
+    ))
 }
 
 /// The first word of a text, and what follows it.
@@ -179,7 +231,7 @@ fn word(text: &str) -> (&str, &str) {
 /// What is wrong with one of them.
 pub(super) fn line<'a>(
     name: &str,
-    hash: Hash,
+    credential: Credential,
     scopes: impl Iterator<Item = &'a str>,
     patterns: impl Iterator<Item = &'a str>,
 ) -> Result<Line, String> {
@@ -212,7 +264,7 @@ pub(super) fn line<'a>(
     }
     Ok(Line {
         name: name.to_owned(),
-        hash,
+        credential,
         scopes,
         patterns,
     })
@@ -235,11 +287,27 @@ mod tests {
         let lines = parse(&text).unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].name, "game.1");
-        assert_eq!(lines[0].hash, one);
+        assert_eq!(lines[0].credential, Credential::Token(one));
         assert_eq!(lines[0].scopes, [Scope::Send, Scope::Read].into());
         assert_eq!(lines[0].patterns, ["game:*", "a room"]);
         assert_eq!(lines[1].scopes, [Scope::Connector].into());
         assert_eq!(lines[1].patterns, Vec::<String>::new());
+        for line in &lines {
+            assert_eq!(
+                parse(&line.to_string()).unwrap(),
+                std::slice::from_ref(line)
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_of_certificates_may_stand_in_quotation_marks() {
+        let text = "a subject=games.internal send\nb subject=\"Chess, 安\" read chess:*\nc  subject=spiffe://x/y  connector\n";
+        let lines = parse(text).unwrap();
+        let names: Vec<_> = lines.iter().map(|it| it.credential.clone()).collect();
+        let expected = ["games.internal", "Chess, 安", "spiffe://x/y"];
+        assert_eq!(names, expected.map(|it| Credential::Subject(it.to_owned())));
+        assert_eq!(lines[1].patterns, ["chess:*"]);
         for line in &lines {
             assert_eq!(
                 parse(&line.to_string()).unwrap(),
@@ -266,6 +334,19 @@ mod tests {
             (format!("哈 {other} send"), "a name must be"),
             (format!("a {other} send"), "the name stands in an earlier"),
             (format!("b {} read", hash(1)), "the same token stands"),
+            ("b subject=x".to_owned(), "expected a name"),
+            ("b subject= send".to_owned(), "behind subject="),
+            ("b subject=\"\" send".to_owned(), "behind subject="),
+            ("b subject=\"x send".to_owned(), "behind subject="),
+            ("b subject=\"x\"y send".to_owned(), "behind subject="),
+            (
+                format!("b subject={} send", "x".repeat(257)),
+                "behind subject=",
+            ),
+            (
+                "b subject=x send\nc subject=\"x\" read".to_owned(),
+                "the same name of certificates",
+            ),
             (
                 format!("b {other} send,nodes game:*"),
                 "cannot have the scope nodes",
@@ -276,7 +357,7 @@ mod tests {
             ),
         ] {
             let error = parse(&format!("{good}\n{wrong}\n")).unwrap_err();
-            assert_eq!(error.line, 2, "{wrong}");
+            assert_eq!(error.line, 1 + wrong.lines().count(), "{wrong}");
             let text = error.to_string();
             assert!(text.contains(reason), "{wrong}: {text}");
             assert!(!text.contains(&secret), "{text}");
@@ -316,7 +397,13 @@ mod tests {
     fn a_prefix_is_allowed_only_if_all_channels_that_begin_so_are() {
         let line = |patterns: &[&str]| {
             let scopes = ["read"].into_iter();
-            super::line("a", hash(1), scopes, patterns.iter().copied()).unwrap()
+            super::line(
+                "a",
+                Credential::Token(hash(1)),
+                scopes,
+                patterns.iter().copied(),
+            )
+            .unwrap()
         };
         for (patterns, allowed, refused) in [
             (&[][..], &["", "game:"][..], &[][..]),

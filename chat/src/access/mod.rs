@@ -1,4 +1,5 @@
-//! Who may call chat: bearer tokens from a file, and what each of them allows.
+//! Who may call chat: bearer tokens from a file, and what each of them allows. The file may also name certificates of callers, each
+//! of which then counts as a token.
 //!
 //! A token has scopes, which say which calls it allows (`calls` is the table), and it may have patterns of channels. The file
 //! (`file`) holds only hashes, and `tokens` looks at it again and again. `bearer` is the layer that lets a call in, before
@@ -47,6 +48,12 @@ impl Access {
         let tokens = Tokens::open(file)?;
         tokens::keep_looking(&tokens, look_every);
         Ok(Self(Some(tokens)))
+    }
+
+    /// True if a line of the file is for callers with a certificate. Such a line has no use at a port that asks for none.
+    #[must_use]
+    pub fn names_certificates(&self) -> bool {
+        self.0.as_ref().is_some_and(|it| it.names_certificates())
     }
 
     /// True if everybody may call.

@@ -1,6 +1,7 @@
 //! The settings of who may call.
 
 use super::{Access, LOOK_EVERY, OpenError};
+use crate::tls::PortSettings;
 use runtime::doors::{Door, INSECURE};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,26 +21,43 @@ pub struct AccessSettings {
 pub const ACCESS: (&str, &[&str]) = ("Access", &["api.tokens_file", INSECURE, "admin_hosts"]);
 
 impl AccessSettings {
-    /// Chat's port, which listens here because of this flag.
+    /// A port with chat's services. `flag` says where it listens, and `guard` names the settings that make it ask for tokens or
+    /// certificates.
     #[must_use]
-    pub fn door(&self, flag: &'static str, address: SocketAddr) -> Door {
+    pub fn door(
+        &self,
+        flag: &'static str,
+        guard: &'static str,
+        address: SocketAddr,
+        tls: &PortSettings,
+    ) -> Door {
         Door {
             flag,
             address: Some(address),
             allows: "everybody who reaches it may call everything, in the name of every user",
-            guard: "--api-tokens-file",
-            is_guarded: self.api_tokens_file.is_some(),
+            guard,
+            is_guarded: self.api_tokens_file.is_some() || tls.client_ca.is_some(),
+            is_encrypted: tls.port.certificate.is_some(),
         }
     }
 
-    /// Reads the file of tokens, if there is one. A tokio runtime must be running.
+    /// Reads the file of tokens, if there is one. If it names certificates and the port asks for none, that is logged. A tokio
+    /// runtime must be running.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be used.
-    pub fn open(&self) -> Result<Access, OpenError> {
-        match &self.api_tokens_file {
-            Some(file) => Access::by_tokens(file, LOOK_EVERY),
-            None => Ok(Access::default()),
+    pub fn open(&self, tls: &PortSettings) -> Result<Access, OpenError> {
+        let Some(file) = &self.api_tokens_file else {
+            return Ok(Access::default());
+        };
+        let access = Access::by_tokens(file, LOOK_EVERY)?;
+        if access.names_certificates() && tls.client_ca.is_none() {
+            let file = file.display();
+            tracing::warn!(
+                %file,
+                "lines with subject= have no effect, because this port asks callers for no certificate"
+            );
         }
+        Ok(access)
     }
 }

@@ -1,9 +1,10 @@
-//! The tokens that are valid now. The file is looked at again and again, so that a token can be added, changed or taken away
+//! The tokens that are valid now, and the certificates that take the place of one. The file is looked at again and again, so that a token can be added, changed or taken away
 //! while chat runs.
 
-use super::file::{FileError, Hash, Line, parse};
+use super::file::{Credential, FileError, Hash, Line, parse};
 use parking_lot::{Mutex, RwLock};
 use runtime::files::read;
+use runtime::tls::ClientCertificate;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -21,7 +22,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A file that changes all the time is given up after so many readings until the next look.
 const READINGS: usize = 5;
 
-/// One token. A change of its line makes another one of it.
+/// One token, or a certificate in its place. A change of its line makes another one of it.
 pub(super) struct Token {
     pub(super) line: Line,
     /// Told when it is not valid any more.
@@ -31,9 +32,10 @@ pub(super) struct Token {
 /// All tokens of a file.
 pub(super) struct Tokens {
     path: PathBuf,
-    /// By hash. How long a search takes may tell something about hashes that are here. But a caller can't choose the hash of what
-    /// it presents, and from a whole hash nobody could find the token. So the search need not take the same time always.
-    valid: RwLock<HashMap<Hash, Arc<Token>>>,
+    /// How long a search takes may tell something about hashes that are here. But a caller can't choose the hash of what it
+    /// presents, and from a whole hash nobody could find the token. So the search need not take the same time always. The names in
+    /// certificates are no secrets.
+    valid: RwLock<HashMap<Credential, Arc<Token>>>,
     /// What the last look has found.
     last: Mutex<Found>,
 }
@@ -107,7 +109,21 @@ impl Tokens {
     /// The token that a caller has shown. `None` if it is not valid.
     pub(super) fn find(&self, shown: &str) -> Option<Arc<Token>> {
         let hash = Hash::of(shown)?;
-        self.valid.read().get(&hash).cloned()
+        self.valid.read().get(&Credential::Token(hash)).cloned()
+    }
+
+    /// What counts for a caller with this certificate: the line of its common name, or else of the first of its other names that
+    /// has one. `None` if there is no such line.
+    pub(super) fn find_certificate(&self, shown: &ClientCertificate) -> Option<Arc<Token>> {
+        let valid = self.valid.read();
+        let mut names = shown.names().map(|it| Credential::Subject(it.to_owned()));
+        names.find_map(|name| valid.get(&name).cloned())
+    }
+
+    /// True if a line is for certificates.
+    pub(super) fn names_certificates(&self) -> bool {
+        let valid = self.valid.read();
+        valid.keys().any(|it| matches!(it, Credential::Subject(_)))
     }
 
     /// Takes these lines in place of the present ones. A token whose line has not changed stays the same one.
@@ -115,12 +131,12 @@ impl Tokens {
         let mut valid = self.valid.write();
         let mut before = std::mem::take(&mut *valid);
         for line in lines {
-            let hash = line.hash;
-            let token = match before.remove(&hash) {
+            let credential = line.credential.clone();
+            let token = match before.remove(&credential) {
                 Some(token) if token.line == line => token,
                 changed => {
                     if let Some(changed) = changed {
-                        before.insert(hash, changed);
+                        before.insert(credential.clone(), changed);
                     }
                     Arc::new(Token {
                         line,
@@ -128,7 +144,7 @@ impl Tokens {
                     })
                 }
             };
-            valid.insert(hash, token);
+            valid.insert(credential, token);
         }
         drop(valid);
         for token in before.values() {

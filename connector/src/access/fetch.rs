@@ -6,25 +6,27 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use runtime::tls::{ClientFiles, TlsError};
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long all of it may take.
 const TIME: Duration = Duration::from_secs(5);
+/// What is offered in a handshake.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Why there is no answer with keys.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("cannot connect to {0}: {1}")]
     Connect(String, io::Error),
+    #[error("jwks_ca_file: {0}")]
+    Trust(TlsError),
     #[error("{0} does not speak HTTP: {1}")]
     Http(String, hyper::Error),
     #[error("{0} answers with {1}; expected 200, because redirections are not followed")]
@@ -35,16 +37,16 @@ pub(super) enum FetchError {
     Late(String),
 }
 
-/// Fetches what is served at a URL, of at most [`LARGEST`] bytes.
-pub(super) async fn fetch(uri: &Uri) -> Result<Vec<u8>, FetchError> {
+/// Fetches what is served at a URL, of at most [`LARGEST`] bytes. `trust` has the authorities of servers with https.
+pub(super) async fn fetch(uri: &Uri, trust: &ClientFiles) -> Result<Vec<u8>, FetchError> {
     let name = uri.to_string();
     let late = FetchError::Late(name.clone());
-    timeout(TIME, fetch_now(uri, name))
+    timeout(TIME, fetch_now(uri, trust, name))
         .await
         .unwrap_or(Err(late))
 }
 
-async fn fetch_now(uri: &Uri, name: String) -> Result<Vec<u8>, FetchError> {
+async fn fetch_now(uri: &Uri, trust: &ClientFiles, name: String) -> Result<Vec<u8>, FetchError> {
     let is_encrypted = uri.scheme_str() == Some("https");
     let host = uri.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -54,28 +56,14 @@ async fn fetch_now(uri: &Uri, name: String) -> Result<Vec<u8>, FetchError> {
     let connected = TcpStream::connect((host, port)).await;
     let stream = connected.map_err(|error| FetchError::Connect(name.clone(), error))?;
     if is_encrypted {
-        let stream = encrypted(host, stream).await;
+        // The files are read each time, so that a new authority counts from the next fetch on.
+        let tls = trust.connector(ALPN).map_err(FetchError::Trust)?;
+        let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
+        let stream = async { tls.connect(server?, stream).await }.await;
         let stream = stream.map_err(|error| FetchError::Connect(name.clone(), error))?;
         return ask(uri, stream, name).await;
     }
     ask(uri, stream, name).await
-}
-
-async fn encrypted(
-    host: &str,
-    stream: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    let mut trusted = RootCertStore::empty();
-    trusted.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let provider = Arc::new(crypto::ring::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(io::Error::other)?;
-    let config = config.with_root_certificates(trusted).with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-        .connect(server, stream)
-        .await
 }
 
 async fn ask(

@@ -1,6 +1,7 @@
 //! Why issuers of tokens cannot be used.
 
 use super::keys::KeyError;
+use runtime::tls::TlsError;
 use std::path::PathBuf;
 
 /// Why issuers cannot be used. One line, which names the issuer and the key of the settings.
@@ -38,5 +39,13 @@ pub enum IssuerError {
         file: PathBuf,
         /// Why not.
         error: KeyError,
+    },
+    /// Authorities that cannot be used.
+    #[error("[[auth.issuer]] {issuer}: jwks_ca_file: {error}")]
+    Trust {
+        /// The issuer.
+        issuer: String,
+        /// Why not.
+        error: TlsError,
     },
 }

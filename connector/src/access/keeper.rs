@@ -11,6 +11,7 @@ use super::keys::{KeyError, KeySet, LARGEST};
 use super::settings::IssuerSettings;
 use http::Uri;
 use parking_lot::Mutex;
+use runtime::tls::ClientFiles;
 use std::fs::File;
 use std::future::pending;
 use std::io::{self, Read};
@@ -37,7 +38,8 @@ pub(super) enum Source {
     Jwks(PathBuf),
     Pem(PathBuf),
     Secrets(Vec<PathBuf>),
-    Url(Uri),
+    /// What is served there, by a server that one of these authorities has certified.
+    Url(Uri, ClientFiles),
 }
 
 impl Source {
@@ -53,6 +55,7 @@ impl Source {
         let IssuerSettings {
             jwks_file,
             jwks_url,
+            jwks_ca_file,
             public_key_file,
             secret_file,
             previous_secret_file,
@@ -70,14 +73,19 @@ impl Source {
                 files.into_iter().flatten().cloned().collect(),
             ));
         }
-        jwks_url.as_deref().and_then(Self::parse_url).map(Self::Url)
+        let trust = ClientFiles {
+            ca: jwks_ca_file.clone(),
+            identity: None,
+        };
+        let uri = jwks_url.as_deref().and_then(Self::parse_url)?;
+        Some(Self::Url(uri, trust))
     }
 
     fn files(&self) -> &[PathBuf] {
         match self {
             Self::Jwks(file) | Self::Pem(file) => std::slice::from_ref(file),
             Self::Secrets(files) => files,
-            Self::Url(_) => &[],
+            Self::Url(..) => &[],
         }
     }
 
@@ -85,7 +93,7 @@ impl Source {
     fn keys(&self, contents: &[Vec<u8>], algorithms: &[Algorithm]) -> Result<KeySet, KeyError> {
         let first = contents.first().map(Vec::as_slice).unwrap_or_default();
         match self {
-            Self::Jwks(_) | Self::Url(_) => KeySet::of_jwks(first, algorithms),
+            Self::Jwks(_) | Self::Url(..) => KeySet::of_jwks(first, algorithms),
             Self::Pem(_) => KeySet::of_pem(first, algorithms),
             Self::Secrets(_) => KeySet::of_secrets(contents),
         }
@@ -139,6 +147,12 @@ impl Keeper {
             issuer: issuer(),
             what: "expected exactly one of jwks_file, jwks_url, public_key_file and secret_file",
         })?;
+        if let Source::Url(_, trust) = &source {
+            trust.check().map_err(|error| IssuerError::Trust {
+                issuer: issuer(),
+                error,
+            })?;
+        }
         let mut state = State::default();
         for file in source.files() {
             let content = read(file).map_err(|error| IssuerError::File {
@@ -181,7 +195,9 @@ impl Keeper {
     /// Keeps the keys fresh. Calls `look` after each change. Never returns.
     pub(super) async fn keep(&self, issuer: &str, look: impl Fn()) {
         match &self.source {
-            Source::Url(uri) => self.keep_fetching(issuer, || fetch(uri), look).await,
+            Source::Url(uri, trust) => {
+                self.keep_fetching(issuer, || fetch(uri, trust), look).await;
+            }
             _ => loop {
                 sleep(LOOK).await;
                 self.look_at_files(issuer);
@@ -261,7 +277,7 @@ impl Keeper {
     /// Fetches the keys because a token names one that is not known. True: they were fetched. False: they are in files, were
     /// asked for a short time ago, or did not come by the deadline.
     pub(super) async fn fetch_again(&self, deadline: Instant) -> bool {
-        if !matches!(self.source, Source::Url(_)) {
+        if !matches!(self.source, Source::Url(..)) {
             return false;
         }
         let mut fetches = self.fetches.subscribe();

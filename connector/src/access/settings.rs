@@ -125,6 +125,8 @@ pub struct IssuerSettings {
     pub jwks_file: Option<PathBuf>,
     /// Where a set of public keys is served, with http or https.
     pub jwks_url: Option<String>,
+    /// A file with the authorities that may have certified the server of `jwks_url`, as PEM, instead of the public ones.
+    pub jwks_ca_file: Option<PathBuf>,
     /// A file with one public key as PEM, for the algorithms that are not HS.
     pub public_key_file: Option<PathBuf>,
     /// A file with a secret that the issuer shares, for HS256, HS384 and HS512.

@@ -207,6 +207,7 @@ pub(crate) fn settings(algorithms: &[super::Algorithm]) -> IssuerSettings {
         algorithms: algorithms.to_vec(),
         jwks_file: None,
         jwks_url: None,
+        jwks_ca_file: None,
         public_key_file: None,
         secret_file: None,
         previous_secret_file: None,

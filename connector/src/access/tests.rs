@@ -6,6 +6,7 @@ mod keeping;
 use super::testing::{AUDIENCE, SECRET, Signer, claims, file, jwks, now, settings};
 use super::*;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -182,6 +183,10 @@ fn settings_that_would_let_the_wrong_ones_in_are_refused() {
         jwks_url: Some(url.to_owned()),
         ..settings(&es)
     };
+    let trusting = |url: &str, ca: &Path| IssuerSettings {
+        jwks_ca_file: Some(ca.to_owned()),
+        ..fetched(url)
+    };
     let keys = |file| IssuerSettings {
         jwks_file: Some(file),
         ..settings(&es)
@@ -197,6 +202,8 @@ fn settings_that_would_let_the_wrong_ones_in_are_refused() {
         (keys(large), "more than 256 KiB"),
         (keys(key.clone()), "not a set of JSON web keys"),
         (keys(directory.path().join("nowhere")), "cannot read"),
+        (trusting("http://id.example", &pem), "jwks_ca_file needs"),
+        (trusting("https://id.example", &key), "jwks_ca_file: "),
         (fetched("ftp://id.example"), "jwks_url must be"),
         (fetched("https://u:p@id.example/keys"), "jwks_url must be"),
         (settings(&es), "exactly one of"),

@@ -187,6 +187,7 @@ fn check(settings: &IssuerSettings) -> Result<(), IssuerError> {
         algorithms,
         jwks_file,
         jwks_url,
+        jwks_ca_file,
         public_key_file,
         secret_file,
         previous_secret_file,
@@ -220,6 +221,13 @@ fn check(settings: &IssuerSettings) -> Result<(), IssuerError> {
         .is_some_and(|url| Source::parse_url(url).is_none())
     {
         "jwks_url must be a URL such as https://id.example/jwks.json, without a user or a password"
+    } else if jwks_ca_file.is_some()
+        && jwks_url
+            .as_deref()
+            .and_then(Source::parse_url)
+            .is_none_or(|it| it.scheme_str() != Some("https"))
+    {
+        "jwks_ca_file needs a jwks_url with https:// beside it; without it, keys would be fetched without encryption"
     } else {
         return Ok(());
     };

@@ -86,7 +86,7 @@ pub(super) fn trouble(status: &Status) -> String {
     let text = match &*reason(status) {
         "TOKEN_MISSING" => {
             "it wants a token, and this connector has none: make one with `chat token create NAME --scopes connector`, and set \
-             --chat-token-file"
+             --chat-token-file; or put a line with a name in this connector's certificate into that chat's --api-tokens-file"
         }
         "TOKEN_REFUSED" => {
             "this connector's token is refused: it is not in this chat's --api-tokens-file, or not any more; put another one into \

@@ -37,4 +37,11 @@ impl ClientCertificate {
         }
         Some(names)
     }
+
+    /// All names: the common name, then the DNS names, then the URIs.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.common_name.iter();
+        let names = names.chain(&self.dns_names).chain(&self.uri_names);
+        names.map(String::as_str)
+    }
 }

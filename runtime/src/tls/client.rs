@@ -23,7 +23,16 @@ impl ClientFiles {
     /// # Errors
     /// [`TlsError`] says which file can't be used, and why.
     pub fn check(&self) -> Result<(), TlsError> {
-        once(&self.list(), |contents| self.config(contents, &[])).map(drop)
+        self.connector(&[]).map(drop)
+    }
+
+    /// Connects with what the files hold now. `alpn` are the protocols that are offered in a handshake.
+    ///
+    /// # Errors
+    /// [`TlsError`] says which file can't be used, and why.
+    pub fn connector(&self, alpn: &[&[u8]]) -> Result<TlsConnector, TlsError> {
+        let config = once(&self.list(), |contents| self.config(contents, alpn))?;
+        Ok(Arc::new(config).into())
     }
 
     fn list(&self) -> Vec<PathBuf> {

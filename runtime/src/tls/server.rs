@@ -76,22 +76,20 @@ impl ServerFiles {
 pub struct ServerTls(Watched<ServerConfig>);
 
 impl ServerTls {
-    /// Reads the files. `alpn` are the protocols that are offered in a handshake, the best one first. Needs a tokio runtime.
+    /// Reads the files. `what` names the certificate in the log, such as "certificate of the clients' port". `alpn` are the
+    /// protocols that are offered in a handshake, the best one first. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`TlsError`] says which file can't be used, and why. If files can't be used later, that is logged and the old
     /// certificate stays.
     pub fn begin(
+        what: &'static str,
         files: ServerFiles,
         alpn: &'static [&'static [u8]],
     ) -> Result<Arc<Self>, TlsError> {
         let list = files.list();
         let build = move |contents: &[Contents<'_>]| files.config(contents, alpn);
-        Ok(Arc::new(Self(Watched::begin(
-            "certificate of the port",
-            list,
-            build,
-        )?)))
+        Ok(Arc::new(Self(Watched::begin(what, list, build)?)))
     }
 
     /// Accepts connections with the certificate of this moment.

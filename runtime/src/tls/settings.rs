@@ -36,7 +36,11 @@ impl TlsSettings {
             })),
             (Some(_), None) => needs("--tls-certificate", "--tls-key"),
             (None, Some(_)) => needs("--tls-key", "--tls-certificate"),
-            (None, None) if client_ca.is_some() => needs("--tls-client-ca", "--tls-certificate"),
+            (None, None) if client_ca.is_some() => Err(TlsError::Settings(
+                "an authority for clients' certificates needs --tls-certificate and --tls-key beside it: only a port with TLS \
+                 asks for certificates"
+                    .to_owned(),
+            )),
             (None, None) => Ok(None),
         }
     }
@@ -49,15 +53,18 @@ impl TlsSettings {
         self.files(None)?.map_or(Ok(()), |files| files.check())
     }
 
-    /// TLS for the port, if there is a certificate. Needs a tokio runtime.
+    /// TLS for the port, if there is a certificate. `what` names the certificate in the log. Needs a tokio runtime.
     ///
     /// # Errors
     /// The same as [`check`](Self::check).
     pub fn begin(
         &self,
+        what: &'static str,
         alpn: &'static [&'static [u8]],
     ) -> Result<Option<Arc<ServerTls>>, TlsError> {
         let files = self.files(None)?;
-        files.map(|files| ServerTls::begin(files, alpn)).transpose()
+        files
+            .map(|files| ServerTls::begin(what, files, alpn))
+            .transpose()
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::client::TlsStream as ClientStream;
+use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::server::TlsStream;
 
@@ -124,7 +125,7 @@ async fn look() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_certificate_is_served_within_ten_seconds_and_open_connections_stay() {
     let scene = Scene::new();
-    let server = ServerTls::begin(scene.files(), ALPN).unwrap();
+    let server = ServerTls::begin("certificate of a test", scene.files(), ALPN).unwrap();
     assert_eq!(scene.name(&server).await, "first");
     let client = ClientTls::begin(scene.trust(), ALPN).unwrap();
     let (client, open) = connect(&client, &server).await;
@@ -142,7 +143,7 @@ async fn a_changed_certificate_is_served_within_ten_seconds_and_open_connections
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_cant_be_used_leaves_the_old_one_in_place() {
     let scene = Scene::new();
-    let server = ServerTls::begin(scene.files(), ALPN).unwrap();
+    let server = ServerTls::begin("certificate of a test", scene.files(), ALPN).unwrap();
     let (stranger, _) = issue(&scene.authority, "other", None);
     for broken in ["", "nonsense", &*stranger] {
         scene.write("certificate", broken);
@@ -174,7 +175,7 @@ async fn a_symbolic_link_to_another_folder_counts_as_a_change() {
         key: scene.path("..data/tls.key"),
         client_ca: None,
     };
-    let server = ServerTls::begin(files, ALPN).unwrap();
+    let server = ServerTls::begin("certificate of a test", files, ALPN).unwrap();
     assert_eq!(scene.name(&server).await, "first");
     symlink("two", scene.path("..new")).unwrap();
     fs::rename(scene.path("..new"), scene.path("..data")).unwrap();
@@ -189,7 +190,7 @@ async fn with_an_authority_for_clients_only_its_certificates_get_in() {
         client_ca: Some(scene.path("ca")),
         ..scene.files()
     };
-    let server = ServerTls::begin(files, ALPN).unwrap();
+    let server = ServerTls::begin("certificate of a test", files, ALPN).unwrap();
     let caller = |authority: &Authority, name: &str| {
         let (certificate, key) = issue(authority, name, Some("spiffe://cluster/games"));
         let own = (
@@ -222,6 +223,41 @@ async fn with_an_authority_for_clients_only_its_certificates_get_in() {
     let nobody = ClientTls::begin(scene.trust(), ALPN).unwrap();
     let (_client, served) = connect(&nobody, &server).await;
     assert!(served.is_err(), "no certificate");
+}
+
+/// Otherwise a caller could come in with a ticket although its certificate has expired or its authority is not trusted any more.
+#[tokio::test]
+async fn callers_resume_their_sessions_with_tickets_unless_each_of_them_must_show_its_certificate()
+{
+    let scene = Scene::new();
+    let (certificate, key) = issue(&scene.authority, "games", None);
+    let files = ClientFiles {
+        identity: Some((
+            scene.write("own", &certificate),
+            scene.write("own-key", &key),
+        )),
+        ..scene.trust()
+    };
+    for (client_ca, second) in [
+        (None, HandshakeKind::Resumed),
+        (Some(scene.path("ca")), HandshakeKind::Full),
+    ] {
+        let client = ClientTls::begin(files.clone(), ALPN).unwrap();
+        let files = ServerFiles {
+            client_ca,
+            ..scene.files()
+        };
+        let server = ServerTls::begin("certificate of a test", files, ALPN).unwrap();
+        for expected in [HandshakeKind::Full, second] {
+            let (client, served) = connect(&client, &server).await;
+            let (mut client, mut served) = (client.unwrap(), served.unwrap());
+            assert_eq!(client.get_ref().1.handshake_kind(), Some(expected));
+            // Tickets come before what the server says first.
+            served.write_all(b"hello").await.unwrap();
+            served.flush().await.unwrap();
+            client.read_exact(&mut [0; 5]).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

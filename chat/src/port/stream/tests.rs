@@ -46,7 +46,7 @@ fn port(folder: &tempfile::TempDir) -> Arc<ServerTls> {
         key,
         client_ca,
     };
-    ServerTls::begin(files, &[b"h2"]).unwrap()
+    ServerTls::begin("certificate of a test", files, &[b"h2"]).unwrap()
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Who may call chat, if it has a file of tokens.
 
+mod certificates;
 mod changes;
 mod channels;
 mod forms;
@@ -8,7 +9,7 @@ mod scopes;
 use crate::web::{Answer, ask};
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
-use chat::{Access, Connectors, Limits, Watching};
+use chat::{Access, Connectors, Limits, PortSettings, Watching};
 use ring::digest::{SHA256, digest};
 use runtime::Shutdown;
 use serde_json::Value;
@@ -30,8 +31,12 @@ pub(crate) fn token(name: &str) -> String {
     format!("gct_{name:x<43}")
 }
 
-/// The line of that token. The rest is its scopes and, behind a blank, its patterns.
+/// The line of that token. The rest is its scopes and, behind a blank, its patterns. If the rest begins with `subject=`, it is the
+/// whole line behind the name.
 pub(crate) fn line(name: &str, rest: &str) -> String {
+    if rest.starts_with("subject=") {
+        return format!("{name} {rest}\n");
+    }
     let hash = digest(&SHA256, token(name).as_bytes());
     let mut hex = String::new();
     for byte in hash.as_ref() {
@@ -53,12 +58,22 @@ impl Guarded {
     }
 
     async fn with(lines: &[(&str, &str)], limits: Limits) -> Self {
+        Self::begin(&PortSettings::default(), lines, limits).await
+    }
+
+    /// At a port with TLS.
+    async fn at(tls: &PortSettings, lines: &[(&str, &str)]) -> Self {
+        Self::begin(tls, lines, Limits::default()).await
+    }
+
+    async fn begin(tls: &PortSettings, lines: &[(&str, &str)], limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokens");
         write(&file, lines);
         let access = Access::by_tokens(&file, Duration::from_millis(20)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let port = tls.port(listener).unwrap();
         let options = StoreOptions::default();
         let watching = Watching::new(options.channel_life);
         let store = MemoryStore::new(options);
@@ -70,7 +85,7 @@ impl Guarded {
             ..limits
         };
         tokio::spawn(chat::serve(
-            listener,
+            port,
             store,
             Arc::default(),
             connectors,

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tonic::{Code, Status};
 
 /// Each of these is the name of a token that has this scope alone.
-const SCOPES: [&str; 7] = [
+pub(super) const SCOPES: [&str; 7] = [
     "send",
     "read",
     "members",
@@ -27,9 +27,9 @@ async fn chat() -> Guarded {
 }
 
 /// A call in JSON, the scopes of which each is enough, and the HTTP status if it is let in.
-type Row = (&'static str, Value, &'static [&'static str], u16);
+pub(super) type Row = (&'static str, Value, &'static [&'static str], u16);
 
-fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<Row> {
     let message = json!({"channel": "4", "user": "bot", "body": {}});
     let member = json!({"channel": "4", "user": "bot"});
     let channel = json!({"channel": "4"});

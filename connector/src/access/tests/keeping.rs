@@ -3,13 +3,15 @@
 use super::*;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use testkit::tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, advance};
 
 /// Serves these answers, one after the other, and the last one again and again. Counts the requests.
 struct Served {
-    url: String,
+    address: SocketAddr,
     requests: Arc<Mutex<usize>>,
     answers: Arc<Mutex<VecDeque<String>>>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
@@ -24,7 +26,7 @@ fn ok(body: &str) -> String {
 
 async fn serve(answers: Vec<String>) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
     let requests = Arc::new(Mutex::new(0));
     let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
     let (counted, left) = (Arc::clone(&requests), Arc::clone(&answers));
@@ -49,7 +51,7 @@ async fn serve(answers: Vec<String>) -> Served {
         }
     });
     Served {
-        url,
+        address,
         requests,
         answers,
         _task: tokio_util::task::AbortOnDropHandle::new(task),
@@ -59,7 +61,7 @@ async fn serve(answers: Vec<String>) -> Served {
 impl Served {
     fn verifier(&self) -> Arc<Verifier> {
         let issuer = IssuerSettings {
-            jwks_url: Some(self.url.clone()),
+            jwks_url: Some(format!("http://{}/keys", self.address)),
             ..settings(&[Algorithm::ES256])
         };
         Verifier::open(&[issuer], Duration::from_secs(30)).unwrap()
@@ -110,6 +112,22 @@ async fn keys_are_fetched_at_the_start_and_at_once_when_a_token_names_a_new_one(
     assert!(verifier.check(&signed(&new, "new"), soon()).await.is_ok());
     assert!(verifier.check(&signed(&old, "old"), soon()).await.is_ok());
     assert_eq!(served.requests(), 2);
+}
+
+#[tokio::test]
+async fn keys_come_over_tls_from_a_server_that_the_named_authority_has_certified() {
+    let (signer, authority) = (Signer::p256(), Authority::new());
+    let served = serve(vec![ok(&jwks(&[("k", &signer)]))]).await;
+    let (address, _proxy) = authority.terminate(served.address).await;
+    let issuer = IssuerSettings {
+        jwks_url: Some(format!("https://{address}/keys")),
+        jwks_ca_file: Some(authority.ca()),
+        ..settings(&[Algorithm::ES256])
+    };
+    let verifier = Verifier::open(&[issuer], Duration::from_secs(30)).unwrap();
+    let _keeping = keep(&verifier);
+    verifier.has_keys().wait_for(|has| *has).await.unwrap();
+    assert!(verifier.check(&signed(&signer, "k"), soon()).await.is_ok());
 }
 
 #[tokio::test]

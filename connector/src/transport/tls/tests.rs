@@ -11,14 +11,14 @@ use rcgen::generate_simple_self_signed;
 use runtime::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls};
 use std::future::poll_fn;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use wire::{Disconnect, WireFormat};
 
-/// The connector's end of a socket, and the client's. `first` is what the client sends together with the end of its
-/// handshake.
+/// The connector's end of a socket, and the client's. `first` is what the client has sent when HTTP or the listener has looked at
+/// its first bytes, so that rustls holds it already.
 async fn connect(first: &[u8]) -> (Encrypted, TlsStream<TcpStream>) {
     let folder = tempfile::tempdir().unwrap();
     let made = generate_simple_self_signed(vec!["connector.test".to_owned()]).unwrap();
@@ -35,7 +35,9 @@ async fn connect(first: &[u8]) -> (Encrypted, TlsStream<TcpStream>) {
         key,
         client_ca: None,
     };
-    let server = ServerTls::begin(files, ALPN).unwrap().acceptor();
+    let server = ServerTls::begin("certificate of a test", files, ALPN)
+        .unwrap()
+        .acceptor();
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -48,10 +50,12 @@ async fn connect(first: &[u8]) -> (Encrypted, TlsStream<TcpStream>) {
         stream
     };
     let accepted = async {
-        server
-            .accept(listener.accept().await.unwrap().0)
-            .await
-            .unwrap()
+        let socket = listener.accept().await.unwrap().0;
+        let mut accepted = server.accept(socket).await.unwrap();
+        if !first.is_empty() {
+            assert_eq!(accepted.fill_buf().await.unwrap(), first);
+        }
+        accepted
     };
     let (stream, accepted) = tokio::join!(connected, accepted);
     let (socket, session) = accepted.into_inner();
@@ -189,6 +193,40 @@ async fn a_client_that_is_cut_off_in_the_middle_of_a_record_of_many_frames_reads
     assert_eq!(code, Some(4001));
 }
 
+/// The queue of a connection may be long, and all of it may be offered at once.
+#[tokio::test]
+async fn however_much_is_offered_rustls_holds_one_record_of_it() {
+    let (encrypted, _client) = connect(b"").await;
+    let offered = vec![7; 32 << 20];
+    let written = encrypted.try_write(&[IoSlice::new(&offered)]).unwrap();
+    assert!(written < offered.len(), "the socket takes all of it");
+    let under_way = encrypted.under_way();
+    assert!((1..=RECORD).contains(&under_way), "{under_way}");
+}
+
+/// The record is decrypted with the last of its bytes. What the reader has no room for is in rustls then, and the socket shows
+/// nothing of it.
+#[tokio::test]
+async fn a_record_that_is_larger_than_the_readers_buffer_is_read_in_parts() {
+    let (encrypted, mut client) = connect(b"").await;
+    let (mut reader, _writer) = Socket::Tls(Box::new(encrypted)).into_split();
+    let long: Vec<u8> = (0..10_000_u32).map(|it| it.to_le_bytes()[0]).collect();
+    client.write_all(&long).await.unwrap();
+    client.flush().await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < long.len() {
+        let mut buffer = [0; 1_000];
+        let mut bytes = ReadBuf::new(&mut buffer);
+        let taken = soon(poll_fn(|context| reader.poll_read(context, &mut bytes))).await;
+        assert!(taken.unwrap() > 0, "the end after {}", heard.len());
+        heard.extend_from_slice(bytes.filled());
+        if !heard.is_empty() {
+            assert_eq!(reader.arrived(), long.len() - heard.len());
+        }
+    }
+    assert!(heard == long, "what was sent is not what was read");
+}
+
 /// Reads until so many bytes were decrypted.
 async fn read(reader: &mut ReadHalf, count: usize) -> Vec<u8> {
     let mut all = Vec::new();
@@ -206,15 +244,11 @@ async fn read(reader: &mut ReadHalf, count: usize) -> Vec<u8> {
 async fn what_came_with_the_handshake_is_read_first_and_counts_as_arrived() {
     let (encrypted, mut client) = connect(b"first").await;
     let (mut reader, _writer) = Socket::Tls(Box::new(encrypted)).into_split();
-    soon(async {
-        while reader.arrived() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    assert_eq!(reader.arrived(), 5);
+    assert_eq!(read(&mut reader, 5).await, b"first");
     client.write_all(b"second").await.unwrap();
     client.flush().await.unwrap();
-    assert_eq!(read(&mut reader, 11).await, b"firstsecond");
+    assert_eq!(read(&mut reader, 6).await, b"second");
     let long: Vec<u8> = (0..300_000_u32).map(|it| it.to_le_bytes()[0]).collect();
     let sent = async {
         client.write_all(&long).await.unwrap();
