@@ -379,6 +379,7 @@ pub const ACCESS: (&str, &[&str]) = (
         "auth.leeway",
         "auth.expiry_grace",
         "auth.hook.target",
+        "auth.hook.ca",
         "auth.hook.timeout",
         "auth.hook.in_flight",
     ],

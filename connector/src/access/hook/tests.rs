@@ -251,7 +251,7 @@ async fn an_answer_that_makes_no_sense_lets_nobody_in_and_may_be_tried_again() {
             "a channel of the answer",
         ),
         (yes(capability(many(501))), "over 500"),
-        (yes(capability(vec!["a*b".to_owned()])), "a pattern"),
+        (yes(capability(vec![String::new()])), "a pattern"),
         (
             yes(Granted {
                 info: proto::json::parse(large.as_bytes()),
