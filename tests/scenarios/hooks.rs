@@ -303,8 +303,8 @@ async fn a_hook_that_is_killed_under_load_costs_time_and_neither_members_nor_mes
 async fn while_a_hook_is_frozen_only_those_wait_who_need_it() {
     let _permit = testkit::permit::Permit::shared().await;
     let access = json!({"passwords": {}, "rooms": {"ann": ["den"]}, "seconds": 1});
-    let rules = "[[connector.channel]]\nmatch = 'den'\njoin = 'hook'\nhistory = 'hook'\n\
-                 [[connector.channel]]\nmatch = 'stage'\nsend = 'hook'\n";
+    let rules = "[[channel]]\nmatch = 'den'\njoin = 'hook'\nhistory = 'hook'\n\
+                 [[channel]]\nmatch = 'stage'\nsend = 'hook'\n";
     let files = Files::new(&access, rules);
     let (hook, address) = files.hook("127.0.0.1:0").await;
     let (target, rules) = (format!("http://{address}"), files.rules());

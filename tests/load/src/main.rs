@@ -49,7 +49,7 @@ struct Arguments {
     /// A further flag for connectors (or standalone), such as --flag=--queue-total=67108864
     #[arg(long = "flag", global = true, allow_hyphen_values = true)]
     flags: Vec<String>,
-    /// A file with the secret of an issuer: clients log in with tokens of it (HS256, of "https://load.example" for "chat")
+    /// A file with the secret of an issuer: clients log in with tokens of it (HS256, with `https://load.example` as `iss` and `chat` as `aud`)
     #[arg(long, global = true, value_name = "FILE")]
     token_secret: Option<PathBuf>,
     #[command(subcommand)]
