@@ -290,8 +290,11 @@ async fn a_hook_that_is_killed_under_load_costs_time_and_neither_members_nor_mes
             let order: Vec<_> = spoken.map(|(_, n)| n.as_u64().expect("a number")).collect();
             assert!(order.is_sorted(), "u{user}: {order:?}");
         }
-        let received = listener.inbox().read();
-        let removed = received.pushes.iter().any(|it| it["route"] == "onRemoved");
+        let removed = {
+            let received = listener.inbox().read();
+            let mut pushes = received.pushes.iter();
+            pushes.any(|it| it["route"] == "onRemoved")
+        };
         assert!(!removed, "nobody has left a room");
         assert_eq!(listener.ended(), None);
     }
