@@ -294,8 +294,8 @@ async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
         ),
         (
             "connector",
-            &["--chat", "https://chat:4001"],
-            &["--chat", "TLS", "http://"],
+            &["--chat", "ftp://chat:4001"],
+            &["--chat", "http://"],
         ),
         (
             "connector",

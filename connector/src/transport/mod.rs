@@ -1,5 +1,5 @@
 //! How bytes come and go. A [`Connection`] sends to one client, and queues what its [`Outlet`](outlet::Outlet) does not
-//! take. An `Inlet` reads from the client. Both work on a [`Socket`](socket::Socket), which may be
+//! take. An `Inlet` reads from the client. Both work on a `Socket`, which may be
 //! encrypted, or on the requests of a polling client.
 //!
 //! Nothing here knows sessions or channels.
