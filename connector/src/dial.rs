@@ -3,17 +3,15 @@
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use runtime::tls::ClientTls;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::either::Either;
 
 /// How long an attempt to connect may take.
 pub(crate) const CONNECT: Duration = Duration::from_secs(1);
@@ -56,10 +54,10 @@ impl Dialer {
         let stream = in_time(TcpStream::connect(self.address)).await?;
         stream.set_nodelay(true)?;
         Ok(TokioIo::new(match &self.encryption {
-            Encryption::None => Dialed::Plain(stream),
+            Encryption::None => Dialed::Left(stream),
             Encryption::Tls(tls, name) => {
                 let shaking = tls.connector().connect(name.clone(), stream);
-                Dialed::Tls(Box::new(in_time(shaking).await?))
+                Dialed::Right(Box::new(in_time(shaking).await?))
             }
             Encryption::Missing => return Err(io::Error::other("there is no TLS for this URL")),
         }))
@@ -82,67 +80,5 @@ pub(crate) fn server_name(uri: &Uri) -> Option<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).ok()
 }
 
-/// A connection.
-pub(crate) enum Dialed {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-/// Calls the same function of the stream, whichever it is.
-macro_rules! either {
-    ($dialed:expr, $stream:ident => $call:expr) => {
-        match $dialed.get_mut() {
-            Dialed::Plain(it) => {
-                let $stream = Pin::new(it);
-                $call
-            }
-            Dialed::Tls(it) => {
-                let $stream = Pin::new(it);
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Dialed {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for Dialed {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, it => it.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, it => it.poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(it) => it.is_write_vectored(),
-            Self::Tls(it) => it.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_shutdown(context))
-    }
-}
+/// A connection: plain, or with TLS.
+pub(crate) type Dialed = Either<TcpStream, Box<TlsStream<TcpStream>>>;

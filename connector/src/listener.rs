@@ -3,7 +3,7 @@
 //! Clients of HTTP and of Pomelo's packages connect to the same port. The first byte tells which it is, as in the
 //! original.
 
-use crate::http::{Http, HttpIo};
+use crate::http::{Http, HttpIo, into_parts};
 use crate::limits::addresses::AddressPermit;
 use crate::limits::{self, Bound, Limits};
 use crate::opening::open;
@@ -107,7 +107,7 @@ impl Port {
             }
             let format = self.http.pomelo.on_a_stream();
             let clients = Arc::clone(&self.http.clients);
-            let (socket, pass) = stream.into_parts();
+            let (socket, pass) = into_parts(stream);
             clients.serve_socket(socket, pass, peer, Vec::new(), format, None);
         });
         let task = task.abort_handle();

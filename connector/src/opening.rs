@@ -40,7 +40,7 @@ pub(crate) async fn open(
     match (tls, first[0]) {
         (None, first) => {
             let stream = HttpStream::new(stream, Arc::clone(pass));
-            Some((HttpIo::Plain(stream), first))
+            Some((HttpIo::Left(stream), first))
         }
         // Boxed, so that the task of a plain socket stays small.
         (Some(tls), HANDSHAKE) => Box::pin(shake_hands(stream, pass, tls)).await,
@@ -71,7 +71,7 @@ async fn shake_hands(stream: TcpStream, pass: &Arc<Pass>, tls: &ServerTls) -> Op
         buffer.map_ok(|bytes| bytes.first().copied())
     });
     let first = first.await.ok()??;
-    Some((HttpIo::Tls(stream), first))
+    Some((HttpIo::Right(stream), first))
 }
 
 /// Tells a client that speaks HTTP what is wrong.

@@ -28,7 +28,7 @@ use runtime::Readiness;
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
 use std::sync::Arc;
-pub(crate) use stream::{HttpIo, HttpStream};
+pub(crate) use stream::{HttpIo, HttpStream, into_parts};
 use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, upgrade};
 use wire::WireFormat;
 #[cfg(test)]
@@ -68,7 +68,7 @@ impl Http {
         let proxy = peer.map(|it| it.address);
         let is_proxied = self.proxies.trusts(proxy);
         // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
-        drop(SockRef::from(stream.tcp()).set_send_buffer_size(HTTP_BUFFER));
+        drop(SockRef::from(stream::tcp(&stream)).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);

@@ -18,37 +18,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// How long a peer may take for each [`STEP`] bytes of an answer, or for the rest of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: usize = 4 << 10;
 
-/// A socket that speaks HTTP, encrypted or not.
-pub(crate) enum HttpIo {
-    Plain(HttpStream),
-    /// TLS lies above, so a peer that does not read is noticed below, where the bytes leave.
-    Tls(Box<TlsStream<HttpStream>>),
+/// A socket that speaks HTTP: plain, or encrypted. TLS lies above, so a peer that does not read is noticed below, where the bytes
+/// leave.
+pub(crate) type HttpIo = Either<HttpStream, Box<TlsStream<HttpStream>>>;
+
+/// The socket below.
+pub(crate) fn tcp(io: &HttpIo) -> &TcpStream {
+    match io {
+        HttpIo::Left(stream) => &stream.socket,
+        HttpIo::Right(stream) => &stream.get_ref().0.socket,
+    }
 }
 
-impl HttpIo {
-    /// The socket below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => &stream.socket,
-            Self::Tls(stream) => &stream.get_ref().0.socket,
-        }
-    }
-
-    /// The socket and its pass, when HTTP is over.
-    pub(crate) fn into_parts(self) -> (Socket, Arc<Pass>) {
-        match self {
-            Self::Plain(stream) => (Socket::Plain(stream.socket), stream.pass),
-            Self::Tls(stream) => {
-                let (stream, session) = stream.into_inner();
-                let records = stream.records.unwrap_or_default();
-                let encrypted = Encrypted::new(stream.socket, session, records);
-                (Socket::Tls(Box::new(encrypted)), stream.pass)
-            }
+/// The socket and its pass, when HTTP is over.
+pub(crate) fn into_parts(io: HttpIo) -> (Socket, Arc<Pass>) {
+    match io {
+        HttpIo::Left(stream) => (Socket::Plain(stream.socket), stream.pass),
+        HttpIo::Right(stream) => {
+            let (stream, session) = stream.into_inner();
+            let records = stream.records.unwrap_or_default();
+            let encrypted = Encrypted::new(stream.socket, session, records);
+            (Socket::Tls(Box::new(encrypted)), stream.pass)
         }
     }
 }
@@ -160,64 +156,5 @@ impl AsyncWrite for HttpStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
-
-/// Calls the same function of the stream, whichever it is.
-macro_rules! either {
-    ($io:expr, $stream:ident => $call:expr) => {
-        match $io.get_mut() {
-            HttpIo::Plain(it) => {
-                let $stream = Pin::new(it);
-                $call
-            }
-            HttpIo::Tls(it) => {
-                let $stream = Pin::new(it);
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for HttpIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for HttpIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, it => it.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, it => it.poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(it) => it.is_write_vectored(),
-            Self::Tls(it) => it.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, it => it.poll_shutdown(context))
     }
 }

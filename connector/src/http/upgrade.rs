@@ -1,7 +1,7 @@
 //! From HTTP to a WebSocket (RFC 6455, section 4.2).
 
 use super::response::plain;
-use super::stream::HttpIo;
+use super::stream::{HttpIo, into_parts};
 use crate::transport::pass::Pass;
 use crate::transport::socket::Socket;
 use bytes::Bytes;
@@ -85,7 +85,7 @@ fn stream_of(upgraded: Upgraded) -> Option<(Socket, Arc<Pass>, Vec<u8>)> {
         tracing::error!("the upgraded connection has an unknown type");
         return None;
     };
-    let (socket, pass) = parts.io.into_inner().into_parts();
+    let (socket, pass) = into_parts(parts.io.into_inner());
     // The buffer may be large now, because the connection's own queue bounds what waits behind it.
     drop(SockRef::from(socket.tcp()).set_send_buffer_size(SOCKET_BUFFER));
     Some((socket, pass, parts.read_buf.to_vec()))
