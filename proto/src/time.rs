@@ -1,10 +1,17 @@
 //! Times and durations of the contracts, from and to those that chat and connectors count in.
 
 use prost_types::Timestamp;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const PER_SECOND: u64 = 1_000;
 const NANOS: u64 = 1_000_000;
+
+/// The present time by the clock of this machine, in milliseconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// A time in milliseconds since 1970 as a `Timestamp`.
 #[must_use]

@@ -21,12 +21,13 @@ use channel_store::{
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use proto::time::now;
 use runtime::backoff::pause;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::Disconnect;
@@ -188,7 +189,7 @@ impl Logins {
             proof,
             connection: Arc::downgrade(connection),
             guard: Arc::clone(guard),
-            since: milliseconds_since_1970(),
+            since: now(),
             memberships: Mutex::default(),
             state: Mutex::new(LoginState {
                 token,
@@ -459,11 +460,6 @@ impl Logins {
     ) -> Result<Vec<UserEntries>, StoreError> {
         self.users.entries(incarnation, users).await
     }
-}
-
-fn milliseconds_since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@ use super::Commands;
 use crate::chat_client::Chat;
 use crate::membership::incarnation::HeldLease;
 use proto::connector::v1::Described;
-use proto::time::timestamp;
+use proto::time::{now, timestamp};
 use runtime::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The process of a connector.
 pub(crate) struct Process {
@@ -23,10 +22,8 @@ pub(crate) struct Process {
 
 impl Default for Process {
     fn default() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let started = since.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
         Self {
-            started,
+            started: now(),
             connections: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             stop: Shutdown::new(),
