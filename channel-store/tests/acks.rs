@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use testkit::redis::Redis;
 
-#[tokio::test]
-async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_repeated() {
+/// A store that acknowledges what one replica has, and that replica.
+async fn with_one_replica() -> (Subject, Redis) {
     let server = Redis::without_persistence().await;
     let replica = Redis::replica_of(server.address()).await;
     let options = StoreOptions {
@@ -15,6 +15,12 @@ async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_rep
         ..StoreOptions::default()
     };
     let subject = Subject::on(server, options).await;
+    (subject, replica)
+}
+
+#[tokio::test]
+async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_repeated() {
+    let (subject, replica) = with_one_replica().await;
     let said = |body: &str| with_key(message("4", "u", body), body);
     let first = subject.publish_until_acknowledged(said("first")).await;
     assert!(
@@ -64,13 +70,7 @@ async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_rep
 
 #[tokio::test]
 async fn a_block_that_no_replica_has_is_not_acknowledged() {
-    let server = Redis::without_persistence().await;
-    let replica = Redis::replica_of(server.address()).await;
-    let options = StoreOptions {
-        ack: Ack::Replica { replicas: 1 },
-        ..StoreOptions::default()
-    };
-    let subject = Subject::on(server, options).await;
+    let (subject, replica) = with_one_replica().await;
     let block = Restriction::Block {
         until: When::After(Duration::from_secs(600)),
         reason: String::new(),

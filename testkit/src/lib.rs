@@ -41,6 +41,7 @@ pub mod chat_api;
 pub mod checker;
 pub mod clock;
 pub mod cluster;
+pub mod conversation;
 pub mod follower;
 pub mod followers;
 pub mod history;

@@ -6,20 +6,15 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use testkit::json::Client as Json;
-use testkit::link::End;
 use testkit::pace::timeout;
 use testkit::permit::Permit;
-use testkit::polling::Poller;
-use testkit::pomelo::{
-    self, Client, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGGED_IN, LOGIN, SENT,
-};
+use testkit::pomelo::{self, Client, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, SENT};
 use testkit::pomelo::{joined, left, package};
 use testkit::process::Process;
 use testkit::service::Standalone;
 use testkit::tls::{Authority, Identity, text};
 use testkit::websocket::{encode, upgrade_request};
-use testkit::{SOON, http, socket_io, wait};
+use testkit::{SOON, conversation, http, wait};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -91,46 +86,11 @@ async fn clients_of_each_protocol_connect_over_tls() {
     let (standalone, _) = encrypted(&authority, &[]).await;
     let (address, _proxy) = authority.proxy(standalone.address()).await;
 
-    let json = Json::connect(address).await;
-    let login = json!({ "userId": "json", "lessonId": "room" });
-    assert_eq!(json.request(LOGIN, login).await["code"], 0);
-    let pomelo = Client::connect(address).await;
-    assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
-    let mut polls = Poller::open(address, 4).await.expect("polls");
-    let login = json!({ "userId": "polls", "lessonId": "room" });
-    let posted = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
-    assert_eq!(posted.expect("an answer"), 200);
-    polls.until("onJoin").await;
-    // More than a record holds, and more than a socket takes at once.
-    let long = "x".repeat(100_000);
-    for _ in 0..10 {
-        assert_eq!(pomelo.say(&long).await, SENT);
-    }
-    assert_eq!(pomelo.say("over TLS").await, SENT);
-    polls.until("over TLS").await;
-    let pushes = json.until_pushes(12).await;
-    assert!(pushes.iter().any(|push| {
-        let content = push["body"]["content"].as_str();
-        content.is_some_and(|content| content.len() == long.len())
-    }));
-    let mut raw = authority.connect(standalone.address()).await.expect("TLS");
-    raw.write_all(&package(HANDSHAKE, HELLO.as_bytes()))
-        .await
-        .expect("written");
-    raw.flush().await.expect("written");
-    let mut head = [0; 4];
-    let read = timeout(SOON, raw.read_exact(&mut head)).await;
-    read.expect("an answer in time").expect("an answer");
-    assert_eq!(head[0], HANDSHAKE);
-
-    standalone.terminate();
-    let end = pomelo.end(SOON).await;
-    assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
+    let raw = authority.connect(standalone.address());
+    let end = conversation::in_every_protocol(address, raw, "over TLS", || standalone.terminate());
+    let end = end.await;
     // The end is announced: rustls would return an error if the stream were cut off.
-    let mut rest = Vec::new();
-    let read = timeout(SOON, raw.read_to_end(&mut rest)).await;
-    read.expect("the connection ends")
-        .expect("with close_notify");
+    end.expect("with close_notify");
 }
 
 /// `ws`, three versions of Socket.IO over both transports, the original's library for Node, and the page in a Chromium.

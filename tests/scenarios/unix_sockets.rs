@@ -5,16 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use testkit::json::Client as Json;
-use testkit::link::End;
 use testkit::pace::timeout;
 use testkit::permit::Permit;
-use testkit::polling::Poller;
-use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
 use testkit::process::Process;
-use testkit::socket_io;
 use testkit::websocket::upgrade_request;
-use testkit::{SOON, binaries, http, wait};
+use testkit::{SOON, binaries, conversation, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
@@ -77,42 +72,11 @@ async fn clients_of_each_protocol_connect_over_a_unix_socket_behind_a_proxy() {
     })
     .await;
 
-    let json = Json::connect(address).await;
-    let login = json!({ "userId": "json", "lessonId": "room" });
-    assert_eq!(json.request(LOGIN, login).await["code"], 0);
-    let pomelo = Client::connect(address).await;
-    assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
-    let mut polls = Poller::open(address, 4).await.expect("polls");
-    let login = json!({ "userId": "polls", "lessonId": "room" });
-    let posted = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
-    assert_eq!(posted.expect("an answer"), 200);
-    polls.until("onJoin").await;
-    // More than a socket takes at once.
-    let long = "x".repeat(100_000);
-    for _ in 0..10 {
-        assert_eq!(pomelo.say(&long).await, SENT);
-    }
-    assert_eq!(pomelo.say("over a socket").await, SENT);
-    polls.until("over a socket").await;
-    let pushes = json.until_pushes(12).await;
-    assert!(pushes.iter().any(|push| {
-        let content = push["body"]["content"].as_str();
-        content.is_some_and(|content| content.len() == long.len())
-    }));
-    let mut raw = TcpStream::connect(address).await.expect("a connection");
-    let hello = package(HANDSHAKE, HELLO.as_bytes());
-    raw.write_all(&hello).await.expect("written");
-    let mut head = [0; 4];
-    let read = timeout(SOON, raw.read_exact(&mut head)).await;
-    read.expect("an answer in time").expect("an answer");
-    assert_eq!(head[0], HANDSHAKE);
-
-    standalone.terminate();
-    let end = pomelo.end(SOON).await;
-    assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
-    let mut rest = Vec::new();
-    let read = timeout(SOON, raw.read_to_end(&mut rest)).await;
-    assert!(read.is_ok(), "the connection ends");
+    let raw = TcpStream::connect(address);
+    let end =
+        conversation::in_every_protocol(address, raw, "over a socket", || standalone.terminate());
+    let end = end.await;
+    assert!(end.is_ok(), "the connection ends");
 }
 
 /// This client needs no proxy.

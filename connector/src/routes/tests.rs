@@ -7,6 +7,7 @@ use crate::chat_client::CALL;
 use crate::grpc::GrpcService;
 use crate::operator::{BYTES, CALLS, Service};
 use crate::testing::handler::Handler;
+use crate::testing::process::{self, Process};
 use crate::testing::soon;
 use proto::route::v1::{HandleRequest, HandleResponse};
 use std::net::SocketAddr;
@@ -14,13 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// The most bytes of a reply in these tests.
 pub(crate) const LIMIT: usize = 1 << 10;
@@ -59,42 +57,14 @@ fn in_time() -> Instant {
     Instant::now() + CALL
 }
 
-/// Keeps a handler's process up, which is a runtime of its own here. When it is dropped, its sockets are closed at once.
-struct Serving(Option<Runtime>);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// A handler behind a socket.
-fn serve(listener: TcpListener) -> (Handler, Serving) {
+fn serve(listener: TcpListener) -> (Handler, Process) {
     let (handler, server) = Handler::new();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = listener.into_std().unwrap();
-    runtime.spawn(async move {
-        let listener = TcpListener::from_std(listener).unwrap();
-        let serving = Server::builder().add_service(server);
-        serving
-            .serve_with_incoming(TcpIncoming::from(listener))
-            .await
-            .unwrap();
-    });
-    (handler, Serving(Some(runtime)))
+    (handler, process::serve(listener, server))
 }
 
-/// At an address that no other test uses. Otherwise a connection of one could take the port while nobody listens there.
 async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
+    process::listen(2).await
 }
 
 /// A target with these addresses.

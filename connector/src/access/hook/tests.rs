@@ -5,6 +5,7 @@ use crate::metering::HOOK_CALLS;
 use crate::operator::CALLS;
 use crate::testing::counters::Counters;
 use crate::testing::hook::{LIMIT, Operator, TIMEOUT};
+use crate::testing::process::{self, Process};
 use crate::testing::soon;
 use proto::access::v1::{
     AuthorizeChannelsResponse, AuthorizeSendResponse, Capability, ChannelAnswer, Denial, Denied,
@@ -13,10 +14,7 @@ use proto::access::v1::{
 use serde_json::json;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use wire::Reason;
 
 fn settings() -> HookSettings {
@@ -41,41 +39,14 @@ fn at(address: SocketAddr) -> Arc<Hook> {
     Arc::new(Hook::of(service, uri, &settings(), true, LIMIT))
 }
 
-/// Keeps a hook's process up, which is a runtime of its own here. When it is dropped, its sockets are closed at once.
-struct Serving(Option<Runtime>);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn serve(listener: TcpListener) -> (Operator, Serving) {
+/// A hook behind a socket.
+fn serve(listener: TcpListener) -> (Operator, Process) {
     let (operator, server) = Operator::new();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = listener.into_std().unwrap();
-    runtime.spawn(async move {
-        let listener = TcpListener::from_std(listener).unwrap();
-        let serving = Server::builder().add_service(server);
-        serving
-            .serve_with_incoming(TcpIncoming::from(listener))
-            .await
-            .unwrap();
-    });
-    (operator, Serving(Some(runtime)))
+    (operator, process::serve(listener, server))
 }
 
-/// At an address that no other test uses. Otherwise a connection of one could take the port while nobody listens there.
 async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
+    process::listen(3).await
 }
 
 fn in_time() -> Instant {
