@@ -128,6 +128,12 @@ impl Payload {
         std::str::from_utf8(&self.bytes[..self.route_end as usize]).unwrap_or_default()
     }
 
+    /// True for what a user or a back end has sent, and so not for a join, a leave or a deletion.
+    #[must_use]
+    pub fn is_message(&self) -> bool {
+        !STORE_ROUTES.contains(&self.route())
+    }
+
     /// True if this is the deletion of its channel.
     #[must_use]
     pub fn is_deletion(&self) -> bool {

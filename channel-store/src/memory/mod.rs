@@ -9,6 +9,7 @@ mod channel;
 mod channel_pages;
 mod clock;
 mod feed;
+mod held_restrictions;
 mod inboxes;
 mod keys;
 mod lease_table;

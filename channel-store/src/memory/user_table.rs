@@ -1,6 +1,6 @@
 //! The logins of all users.
 
-use super::restrictions::Held;
+use super::held_restrictions::Held;
 use super::tombstones::Tombstones;
 use crate::error::StoreError;
 use crate::membership::Predecessor;

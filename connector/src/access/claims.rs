@@ -5,6 +5,7 @@ use super::jws::Unique;
 use super::rejected::Rejected;
 use channel_store::{ChannelName, ShownToken, TokenId, UserId};
 use serde_json::Value;
+use std::time::SystemTime;
 
 /// The most channels that a token may name, as many as a session may be in.
 pub(super) const CHANNELS: usize = 100;
@@ -130,6 +131,12 @@ fn text(claims: &Unique, name: &str) -> Result<Option<String>, Rejected> {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(unusable(name)),
     }
+}
+
+/// Seconds since 1970, as claims count them.
+pub(super) fn seconds_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// A claim that is a time (RFC 7519, section 2, NumericDate). Parts of a second are cut off.

@@ -1,6 +1,6 @@
 //! What sessions ask before they let somebody in or do something.
 
-use super::claims::{Claims, NEVER};
+use super::claims::{Claims, NEVER, seconds_since_1970};
 use super::grants::Grants;
 use super::hook::{Hook, HookSettingsError};
 use super::issuer_error::IssuerError;
@@ -224,7 +224,7 @@ impl AccessControl {
 
 /// The seconds until a token expires, by the clock of this machine. `None`: it never does.
 pub(crate) fn ttl(claims: &Claims) -> Option<u64> {
-    let now = super::verifier::seconds(std::time::SystemTime::now());
+    let now = seconds_since_1970(std::time::SystemTime::now());
     (claims.expires != NEVER).then(|| claims.expires.saturating_sub(now))
 }
 

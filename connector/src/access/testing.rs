@@ -196,7 +196,7 @@ pub(crate) fn claims(user: &str, more: &Value) -> Value {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    super::verifier::seconds(SystemTime::now())
+    super::claims::seconds_since_1970(SystemTime::now())
 }
 
 /// Settings of [`ISSUER`] without keys.

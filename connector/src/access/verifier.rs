@@ -1,7 +1,7 @@
 //! Checks tokens.
 
 use super::algorithm::Algorithm;
-use super::claims::{Claims, Expected};
+use super::claims::{Claims, Expected, seconds_since_1970};
 use super::issuer_error::IssuerError;
 use super::jws::Jws;
 use super::keeper::{Keeper, Source};
@@ -154,7 +154,7 @@ impl Verifier {
             issuer: &issuer.name,
             audience: &issuer.audience,
             user_claim: &issuer.user_claim,
-            now: seconds(now),
+            now: seconds_since_1970(now),
             leeway: self.leeway.as_secs(),
         };
         Claims::check(&jws.claims, &expected)
@@ -165,12 +165,6 @@ impl Verifier {
         let name = jws.claims.get("iss").and_then(Value::as_str)?;
         self.issuers.iter().find(|issuer| issuer.name == name)
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 fn wrong(settings: &IssuerSettings, what: &'static str) -> IssuerError {

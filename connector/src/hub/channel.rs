@@ -6,7 +6,6 @@
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
-use super::newest::is_message;
 use crate::suspects::Suspects;
 use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
@@ -269,7 +268,7 @@ impl LocalChannel {
             return None;
         }
         let is_held = |it: &&Publication| {
-            (trimmed + 1..=end.offset).contains(&it.position.offset) && is_message(it)
+            (trimmed + 1..=end.offset).contains(&it.position.offset) && it.payload.is_message()
         };
         state.ring.as_ref()?.entries().rev().find(is_held).cloned()
     }

@@ -3,16 +3,11 @@
 use super::Member;
 use super::audience::Receiver;
 use super::reader::PAGE;
-use channel_store::{Position, Publication, STORE_ROUTES, StoreError};
+use channel_store::{Position, Publication, StoreError};
 use wire::PositionReason;
 
 /// How many pages of the log are looked through for a message.
 const PAGES: usize = 10;
-
-/// True for what a user or a back end has sent, and so not for a join or a leave.
-pub(super) fn is_message(publication: &Publication) -> bool {
-    !STORE_ROUTES.contains(&publication.payload.route())
-}
 
 impl Member {
     /// The newest message in the log that ends at `end`. Nothing up to `trimmed` counts, because it was removed. It is in the ring,
@@ -35,7 +30,7 @@ impl Member {
             let page = feed.read_back(self.channel.name(), &upto, PAGE).await?;
             let is_held = |it: &&Publication| it.position.offset > trimmed;
             let mut held = page.iter().take_while(is_held);
-            if let Some(newest) = held.find(|it| is_message(it)) {
+            if let Some(newest) = held.find(|it| it.payload.is_message()) {
                 return Ok(Some(newest.clone()));
             }
             match page.last().map(|it| &it.position) {

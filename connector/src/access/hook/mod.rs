@@ -15,9 +15,8 @@ pub(crate) use error::HookError;
 pub use error::HookSettingsError;
 pub use settings::HookSettings;
 
-use super::claims::Claims;
+use super::claims::{Claims, seconds_since_1970};
 use super::rights::Rights;
-use super::verifier::seconds;
 use crate::dial::ALPN;
 use crate::grpc::{self, GrpcService};
 use crate::metering::OperatorCall;
@@ -87,11 +86,15 @@ impl Hook {
             };
         };
         let uri = grpc::uri(target)?;
-        if let Some(files) = settings.files(&uri)? {
+        let files = settings.files(&uri)?;
+        if let Some(files) = &files {
             files.check()?;
         }
         let service = Service::new(&uri, settings.in_flight as usize, OUTAGE);
-        let hook = Self::of(service, uri, settings, decides_logins, message);
+        let hook = Self {
+            files,
+            ..Self::of(service, uri, settings, decides_logins, message)
+        };
         Ok(Some(Arc::new(hook)))
     }
 
@@ -104,7 +107,7 @@ impl Hook {
     ) -> Self {
         Self {
             service,
-            files: settings.files(&uri).ok().flatten(),
+            files: None,
             uri,
             timeout: settings.timeout,
             message,
@@ -198,7 +201,7 @@ impl Hook {
         let outcome = answer
             .await
             .map_err(|failure| self.failed("login", failure))?;
-        let claims = answers::claims(outcome.outcome, seconds(SystemTime::now()));
+        let claims = answers::claims(outcome.outcome, seconds_since_1970(SystemTime::now()));
         claims.map_err(|why| self.unusable("login", why))?
     }
 
@@ -216,7 +219,7 @@ impl Hook {
         let outcome = answer
             .await
             .map_err(|failure| self.failed("refresh", failure))?;
-        let claims = answers::claims(outcome.outcome, seconds(SystemTime::now()));
+        let claims = answers::claims(outcome.outcome, seconds_since_1970(SystemTime::now()));
         claims.map_err(|why| self.unusable("refresh", why))?
     }
 
