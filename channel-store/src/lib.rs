@@ -26,6 +26,7 @@ mod restrictions;
 mod rules;
 mod server;
 mod store;
+mod user_info;
 mod watch;
 
 pub use directory::{ChannelSummary, ChannelsPage, DIRECTORY_PARTS};
@@ -37,7 +38,7 @@ pub use lease::{
     Place, Presence, Renewed, SETTLE_TIME, Term,
 };
 pub use membership::{
-    Beginning, Join, Joined, Leave, MembersPage, Membership, Predecessor, Reaped,
+    Beginning, Join, Joined, Leave, MembersPage, Membership, Predecessor, PresentUser, Reaped,
 };
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
@@ -60,4 +61,5 @@ pub use restrictions::{
 };
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;
+pub use user_info::{InfoError, LARGEST_INFO, UserInfo};
 pub use watch::{Birth, Births, Look, NotedPage, WatchFeed};

@@ -2,6 +2,7 @@
 
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{Epoch, Position};
+use crate::user_info::UserInfo;
 use std::time::Duration;
 
 /// The kind of membership that a join or leave is about.
@@ -36,6 +37,9 @@ pub struct Join {
     pub channel: ChannelName,
     /// The user.
     pub user: User,
+    /// What everybody in the channel may know of the user. It replaces what another session of the user has said. `None`: what
+    /// is known stays as it is.
+    pub info: Option<UserInfo>,
     /// The session.
     pub membership: Membership,
     /// After this time the join has no effect: the store's clock, milliseconds since 1970. A connector derives it from its
@@ -51,6 +55,23 @@ pub struct Join {
     /// What is finer than a millisecond is left out. `None`: [`StoreOptions::detached_life`](crate::StoreOptions::detached_life).
     /// The membership of a session has no such end.
     pub stay: Option<Duration>,
+}
+
+impl Join {
+    /// A join that is never too late, tells nothing of the user, replaces no session and repairs nothing.
+    #[must_use]
+    pub fn new(channel: ChannelName, user: User, membership: Membership) -> Self {
+        Self {
+            channel,
+            user,
+            info: None,
+            membership,
+            deadline: None,
+            replaces: Vec::new(),
+            repairs: None,
+            stay: None,
+        }
+    }
 }
 
 /// When a membership began, as the answer to its join said.
@@ -102,11 +123,22 @@ pub struct Reaped {
     pub remaining: u64,
 }
 
+/// A user who is in a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentUser {
+    /// The user.
+    pub id: UserId,
+    /// How many sessions the user has in the channel. A detached membership counts as one.
+    pub sessions: u32,
+    /// What everybody in the channel may know of the user, as the last session has said that has said anything.
+    pub info: Option<UserInfo>,
+}
+
 /// A page of a channel's members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembersPage {
-    /// Each user with the number of its sessions.
-    pub members: Vec<(UserId, u32)>,
+    /// Users in the channel.
+    pub members: Vec<PresentUser>,
     /// How many users are in the channel, on all pages.
     pub users: u64,
     /// The token of the next page. `None`: this was the last one.

@@ -1,6 +1,7 @@
 //! Publications, which a channel's log holds, and their positions.
 
 use crate::name::{Route, User};
+use crate::user_info::UserInfo;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ pub const ON_MESSAGE: &str = "onMessage";
 /// The routes that the store alone publishes under.
 pub const STORE_ROUTES: [&str; 3] = [ON_JOIN, ON_LEAVE, ON_DELETED];
 /// The routes under which connectors tell a client about its own session. A message under one of them would be taken for that.
-pub const CONNECTOR_ROUTES: [&str; 4] = ["onAdded", "onKick", "onPosition", "onRemoved"];
+pub const CONNECTOR_ROUTES: [&str; 5] =
+    ["onAdded", "onExpired", "onKick", "onPosition", "onRemoved"];
 
 /// Marks a sender whose own sockets don't get the publication.
 const EXCLUDED: &str = "\u{1}";
@@ -80,8 +82,9 @@ impl Payload {
     }
 
     /// Makes the payload of a join or leave. `route` is [`ON_JOIN`] or [`ON_LEAVE`].
-    pub(crate) fn of_membership(route: &'static str, user: &User) -> Self {
-        let body = format!("{{\"userId\":{}}}", user.json());
+    pub(crate) fn of_membership(route: &'static str, user: &User, info: Option<&UserInfo>) -> Self {
+        let info = info.map_or_else(String::new, |it| format!(",\"info\":{}", it.as_str()));
+        let body = format!("{{\"userId\":{}{info}}}", user.json());
         Self::of_parts(route, "", user.id.as_str(), body.as_bytes())
     }
 

@@ -765,9 +765,9 @@ async fn members_come_in_pages_and_none_is_missing(kind: Kind) {
             .unwrap();
         assert!(members.members.len() <= 200, "the page is too long");
         pages += 1;
-        found.extend(members.members.into_iter().map(|(user, count)| {
-            assert_eq!(count, 1);
-            user.to_string()
+        found.extend(members.members.into_iter().map(|user| {
+            assert_eq!(user.sessions, 1);
+            user.id.to_string()
         }));
         page = members.next;
         if page.is_none() {
@@ -1584,7 +1584,7 @@ async fn pages_of_members_have_about_the_size_asked_for_and_the_number_of_users(
             sizes.push(page.members.len());
             let most = size + size / 4 + 8;
             assert!(page.members.len() <= most, "{sizes:?} of {size}");
-            found.extend(page.members.into_iter().map(|(user, _)| user.to_string()));
+            found.extend(page.members.into_iter().map(|user| user.id.to_string()));
             token = page.next;
             if token.is_none() {
                 return (found.len() as u64, page.users, sizes);

@@ -58,16 +58,11 @@ async fn repair(
     began: &Joined,
 ) -> Result<Joined, StoreError> {
     let join = Join {
-        channel: name("4"),
-        user: text_user(user),
-        membership: as_,
-        deadline: None,
-        replaces: Vec::new(),
-        stay: None,
         repairs: Some(Beginning {
             life: began.life.clone(),
             deletion: began.deletion.clone(),
         }),
+        ..Join::new(name("4"), text_user(user), as_)
     };
     subject.store.join(join).await
 }

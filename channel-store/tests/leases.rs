@@ -112,13 +112,8 @@ impl Subject {
         deadline: u64,
     ) -> Result<channel_store::Joined, StoreError> {
         let join = Join {
-            channel: name("4"),
-            user: text_user("u"),
-            membership: as_,
             deadline: Some(deadline),
-            replaces: Vec::new(),
-            repairs: None,
-            stay: None,
+            ..Join::new(name("4"), text_user("u"), as_)
         };
         self.store.join(join).await
     }

@@ -723,7 +723,8 @@ async fn every_key_of_a_channel_expires_and_is_in_its_slot() {
     let mut subject = Subject::on(server, options).await;
     for channel in ["4", "}x", "{a}b", "{}"] {
         let (feed, sink) = subject.follow(channel).await;
-        subject.join(channel, "u", session("}{", 1)).await.unwrap();
+        let as_ = session("}{", 1);
+        subject.join_with(channel, "u", as_, "{}").await;
         subject
             .join(channel, "d", Membership::Detached)
             .await
@@ -752,9 +753,9 @@ async fn every_key_of_a_channel_expires_and_is_in_its_slot() {
         let life = subject.server().number(&format!("TTL {key}"));
         assert!((3_795..=3_800).contains(&life), "{key}: {life}");
     }
-    // Meta, log, one window of idempotency keys, sessions, users, detached members, incarnations, the sessions of one
+    // Meta, log, one window of idempotency keys, sessions, users, detached members, incarnations, infos, the sessions of one
     // incarnation, and a tombstone.
-    assert_eq!(keys.len(), 4 * 9 + 1, "{keys:?}");
+    assert_eq!(keys.len(), 4 * 10 + 1, "{keys:?}");
     for key in keys {
         let life = subject.server().say(&format!("TTL {key}"));
         let Value::Integer(life) = life else {
@@ -763,7 +764,7 @@ async fn every_key_of_a_channel_expires_and_is_in_its_slot() {
         let expected = match key.rsplit_once("}:").map(|it| it.1) {
             None => -1..=-1,
             Some("l") => 95..=100,
-            Some("m" | "s" | "u" | "d" | "c" | "of:connector-1/aa") => 195..=200,
+            Some("m" | "s" | "u" | "d" | "c" | "info" | "of:connector-1/aa") => 195..=200,
             Some("i0" | "i1") => 299..=600,
             Some(_) => 295..=300,
         };
@@ -803,7 +804,7 @@ async fn a_touch_renews_all_keys_of_a_channel_with_the_lives_that_chat_gave_them
         ..StoreOptions::default()
     };
     let mut subject = Subject::on(Redis::without_persistence().await, options).await;
-    subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.join_with("4", "u", session("s", 1), "{}").await;
     subject.join("4", "d", Membership::Detached).await.unwrap();
     // A connector doesn't know the lives that chat is configured with.
     let sink = Arc::new(crate::support::RecordingSink::default());
@@ -812,7 +813,7 @@ async fn a_touch_renews_all_keys_of_a_channel_with_the_lives_that_chat_gave_them
         .await
         .unwrap();
     feed.read(&name("empty"), &Since::Head, 0).await.unwrap();
-    let keys = ["m", "l", "s", "u", "d"].map(|key| format!("gc:{{4}}:{key}"));
+    let keys = ["m", "l", "s", "u", "d", "c", "info"].map(|key| format!("gc:{{4}}:{key}"));
     let lives = |subject: &mut Subject, of: &[String]| {
         let life = |key| match subject.server().say(&format!("TTL {key}")) {
             Value::Integer(life) => life,
@@ -835,7 +836,7 @@ async fn a_touch_renews_all_keys_of_a_channel_with_the_lives_that_chat_gave_them
     feed.touch(&[name("4"), name("empty")]).await.unwrap();
     let lives_of_4 = lives(&mut subject, &keys);
     assert!((995..=1_000).contains(&lives_of_4[1]), "{lives_of_4:?}");
-    for index in [0, 2, 3, 4] {
+    for index in [0, 2, 3, 4, 5, 6] {
         assert!(
             (1_995..=2_000).contains(&lives_of_4[index]),
             "{lives_of_4:?}"

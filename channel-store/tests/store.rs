@@ -19,6 +19,8 @@ mod ephemerals;
 #[cfg(test)]
 mod inboxes;
 #[cfg(test)]
+mod infos;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod memory;

@@ -53,6 +53,7 @@ impl ChatApi {
                 channel: channel.to_owned(),
                 page_size: 1_000,
                 page_token,
+                ..ListMembersRequest::default()
             };
             let page = self.client().list_members(request).await?.into_inner();
             members.extend(page.members.into_iter().map(|m| (m.user, m.sessions)));

@@ -194,6 +194,18 @@ impl Cluster {
         .await
     }
 
+    /// Waits until the nodes know that this one is the primary of a channel. A node may hear of a new primary after the
+    /// clients of that primary, so a test must not look once.
+    ///
+    /// # Panics
+    /// If another node stays the primary.
+    pub async fn until_primary(&self, channel: &str, node: usize) {
+        wait::eventually("the node is the primary of the channel", SOON, async || {
+            self.of_primary(channel).await == node
+        })
+        .await;
+    }
+
     /// The nodes that serve a slot, as one node knows them: the primary comes first.
     async fn serving(&self, slot: usize) -> Option<Vec<usize>> {
         let shards = self.ask_any(&["CLUSTER", "SLOTS"]).await;

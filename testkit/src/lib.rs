@@ -44,6 +44,7 @@ pub mod cluster;
 pub mod conversation;
 pub mod follower;
 pub mod followers;
+pub mod grpcurl;
 pub mod history;
 pub mod http;
 pub mod impact;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use testkit::grpcurl;
 use testkit::json::Client;
 use testkit::link::End;
 use testkit::pomelo::{LOGIN, left};
@@ -22,15 +23,8 @@ const NEXT_LOOK: Duration = Duration::from_secs(90);
 
 /// Calls `chat.v1.UserService` with grpcurl.
 fn call(system: &System, method: &str, request: &Value) -> Value {
-    let chat = system.chats[0].address().to_string();
     let method = format!("chat.v1.UserService/{method}");
-    let mut command = Command::new("grpcurl");
-    command.args(["-plaintext", "-d", &request.to_string(), &chat, &method]);
-    let output = command
-        .output()
-        .expect("install grpcurl, or run ./tests/run, which does");
-    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    serde_json::from_str(&printed).unwrap_or_else(|_| panic!("{method}: {printed}"))
+    grpcurl::call(system.chats[0].address(), &method, request)
 }
 
 /// Logs in over JSON. Returns the client and the reply.

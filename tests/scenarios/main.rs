@@ -82,6 +82,7 @@ mod tls_chat;
 mod tls_clients;
 mod tokens;
 mod unix_sockets;
+mod user_info;
 mod watching;
 mod without_codegen;
 mod without_peers;

@@ -70,7 +70,7 @@ async fn a_killed_cluster_primary_is_replaced_and_those_who_saw_lost_messages_ar
     let again = again + Duration::from_millis(300);
     println!("on after {again:?}");
     assert!(again <= NODE_TIMEOUT + BACK, "{again:?}");
-    assert_eq!(running.cluster.of_primary(ROOM).await, replica);
+    running.cluster.until_primary(ROOM, replica).await;
     running.ends_well(&[Kind::Forgotten]).await;
 }
 
@@ -82,10 +82,7 @@ async fn a_planned_failover_of_a_cluster_primary_loses_nothing() {
         let failover = ["CLUSTER", "FAILOVER"];
         let began = Instant::now();
         running.cluster.nodes[replica].command(&failover).await;
-        wait::eventually("the replica is the primary", SOON, async || {
-            running.cluster.of_primary(ROOM).await == replica
-        })
-        .await;
+        running.cluster.until_primary(ROOM, replica).await;
         running.followers.until_each_acknowledged(50).await;
         wait::eventually("the old primary follows", 2 * SOON, async || {
             let link = running.cluster.nodes[primary].info("replication", "master_link_status");
@@ -159,7 +156,7 @@ async fn slots_that_move_under_load_lose_nothing() {
         let again = running.followers.until_acknowledged_since(moved).await;
         running.followers.until_each_acknowledged(50).await;
         println!("slot {slot} moved from {from} to {to}; on after {again:?}");
-        assert_eq!(cluster.of_primary(ROOM).await, to);
+        cluster.until_primary(ROOM, to).await;
     }
     let slots = if long() { 2_000 } else { 200 };
     let from = cluster.of_primary(ROOM).await;

@@ -176,13 +176,14 @@ impl Channel {
         self.used = now;
         let Content { members, log, .. } = &mut self.content;
         let replaced = members.replace(join, now, at.tombstone_end());
-        let joined = match members.join_again(&member, operation, || log.end()) {
+        let joined = match members.join_again(&member, operation, join, || log.end()) {
             Some(joined) => joined,
             None => {
                 let is_first = members.count_in(&join.user.id) && replaced == 0;
                 let published = is_first && self.policy.announce_members;
                 if published {
-                    self.append(Payload::of_membership(ON_JOIN, &join.user), at);
+                    let info = join.info.as_ref();
+                    self.append(Payload::of_membership(ON_JOIN, &join.user, info), at);
                 }
                 let joined = Joined {
                     position: self.content.log.end(),
@@ -448,7 +449,7 @@ impl Channel {
     /// Counts one member of the user less, and publishes onLeave if it was the last.
     fn count_out(&mut self, user: &User, at: &Context) {
         if self.content.members.count_out(&user.id) && self.policy.announce_members {
-            self.append(Payload::of_membership(ON_LEAVE, user), at);
+            self.append(Payload::of_membership(ON_LEAVE, user, None), at);
         }
     }
 

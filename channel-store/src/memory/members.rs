@@ -3,7 +3,8 @@
 use super::tombstones::Tombstones;
 use crate::name::{Incarnation, SessionId, User, UserId};
 use crate::publication::Position;
-use crate::{Join, Joined, MembersPage, Membership};
+use crate::user_info::UserInfo;
+use crate::{Join, Joined, MembersPage, Membership, PresentUser};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use tokio::time::Instant;
@@ -34,14 +35,20 @@ impl Member {
 #[derive(Clone, Default)]
 pub(super) struct Members {
     members: BTreeMap<Member, Record>,
-    /// Users by their number of members.
-    users: BTreeMap<UserId, u32>,
+    users: BTreeMap<UserId, Presence>,
     /// Detached members by the time at which their membership ends.
     due: BTreeSet<(Instant, UserId)>,
     /// Those that have left, with the operation by which they did.
     left: Tombstones<Member>,
     /// Incarnations that were reaped here.
     reaped: Tombstones<Incarnation>,
+}
+
+/// What is known of a user who is here.
+#[derive(Clone, Default)]
+struct Presence {
+    members: u32,
+    info: Option<UserInfo>,
 }
 
 #[derive(Clone)]
@@ -92,10 +99,14 @@ impl Members {
         &mut self,
         member: &Member,
         operation: u64,
+        join: &Join,
         end: impl FnOnce() -> Position,
     ) -> Option<Joined> {
         let record = self.members.get_mut(member)?;
-        if record.operation < operation {
+        let is_newer = record.operation < operation;
+        // Joins of a detached member have no numbers: the last one decides.
+        let describes = is_newer || record.incarnation.is_none();
+        if is_newer {
             record.operation = operation;
             record.joined = Joined {
                 position: end(),
@@ -105,7 +116,11 @@ impl Members {
                 deletion: record.joined.deletion.clone(),
             };
         }
-        Some(record.joined.clone())
+        let joined = record.joined.clone();
+        if describes {
+            self.describe(&join.user.id, join.info.as_ref());
+        }
+        Some(joined)
     }
 
     pub(super) fn insert(&mut self, member: Member, join: &Join, joined: Joined) {
@@ -125,6 +140,7 @@ impl Members {
             due: None,
         };
         self.members.insert(member, record);
+        self.describe(&join.user.id, join.info.as_ref());
     }
 
     /// Ends a membership that is older than the operation. Answers whose it was.
@@ -162,8 +178,8 @@ impl Members {
             }
             self.fence(member, REPLACED, now, until);
         }
-        if let Some(count) = self.users.get_mut(&join.user.id) {
-            *count = count.saturating_sub(ended);
+        if let Some(user) = self.users.get_mut(&join.user.id) {
+            user.members = user.members.saturating_sub(ended);
         }
         ended
     }
@@ -177,16 +193,23 @@ impl Members {
 
     /// Counts one more member of the user. True if it is the first.
     pub(super) fn count_in(&mut self, user: &UserId) -> bool {
-        let count = self.users.entry(user.clone()).or_default();
-        *count += 1;
-        *count == 1
+        let user = self.users.entry(user.clone()).or_default();
+        user.members += 1;
+        user.members == 1
+    }
+
+    /// Replaces what is known of a user who is here.
+    fn describe(&mut self, user: &UserId, info: Option<&UserInfo>) {
+        if let (Some(user), Some(info)) = (self.users.get_mut(user), info) {
+            user.info = Some(info.clone());
+        }
     }
 
     /// Counts one member of the user less. True if it was the last.
     pub(super) fn count_out(&mut self, user: &UserId) -> bool {
         match self.users.get_mut(user) {
-            Some(count) if *count > 1 => {
-                *count -= 1;
+            Some(user) if user.members > 1 => {
+                user.members -= 1;
                 false
             }
             _ => self.users.remove(user).is_some(),
@@ -281,9 +304,14 @@ impl Members {
         };
         let mut users = self.users.range::<str, _>((after, Bound::Unbounded));
         let page = users.by_ref().take(limit.max(1));
-        let members: Vec<_> = page.map(|(user, count)| (user.clone(), *count)).collect();
+        let page = page.map(|(user, presence)| PresentUser {
+            id: user.clone(),
+            sessions: presence.members,
+            info: presence.info.clone(),
+        });
+        let members: Vec<_> = page.collect();
         let last = members.last().filter(|_| users.next().is_some());
-        let next = last.map(|(user, _)| format!("{TOKEN}{user}"));
+        let next = last.map(|user| format!("{TOKEN}{}", user.id));
         Some(MembersPage {
             members,
             users: self.users(),

@@ -85,8 +85,8 @@ pub(super) struct ChannelKeys {
 
 impl ChannelKeys {
     /// The keys that all scripts take which append to the log, in the order of `epoch.lua`, `append.lua` and `members.lua`.
-    pub(super) fn all(&self) -> [Key<'_>; 9] {
-        ["m", "l", "i0", "i1", "t", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
+    pub(super) fn all(&self) -> [Key<'_>; 10] {
+        ["m", "l", "i0", "i1", "t", "s", "u", "d", "c", "info"].map(|suffix| self.key(suffix))
     }
 
     /// The keys of `read.lua`: meta, log and the two windows of idempotency keys.
@@ -105,8 +105,8 @@ impl ChannelKeys {
     }
 
     /// The keys of `touch.lua`: what a channel with members must not lose.
-    pub(super) fn lasting(&self) -> [Key<'_>; 6] {
-        ["m", "l", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
+    pub(super) fn lasting(&self) -> [Key<'_>; 7] {
+        ["m", "l", "s", "u", "d", "c", "info"].map(|suffix| self.key(suffix))
     }
 
     /// Epochs, last offset and bookkeeping of the log.
@@ -132,6 +132,11 @@ impl ChannelKeys {
     /// Each user with the number of its sessions.
     pub(super) fn users(&self) -> Key<'_> {
         self.key("u")
+    }
+
+    /// What everybody may know of each user, of those that have such an info.
+    pub(super) fn infos(&self) -> Key<'_> {
+        self.key("info")
     }
 
     /// Detached members, with the time at which each one is over.
@@ -354,7 +359,8 @@ mod tests {
                 "gc:{4}:s",
                 "gc:{4}:u",
                 "gc:{4}:d",
-                "gc:{4}:c"
+                "gc:{4}:c",
+                "gc:{4}:info"
             ]
         );
         let incarnation = Incarnation::new("c1/x").unwrap();

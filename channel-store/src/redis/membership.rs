@@ -11,6 +11,7 @@ use crate::membership::{Beginning, Join, Joined, Leave, Membership, Reaped};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation, UserId};
 use crate::options::StoreOptions;
 use crate::publication::{Epoch, Position};
+use crate::user_info::UserInfo;
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +97,8 @@ impl Memberships {
             .arg(stay)
             .arg(join.deadline.map_or(String::new(), |it| it.to_string()))
             .arg(&self.tombstone_seconds)
-            .arg(join.repairs.as_ref().map_or_else(String::new, beginning));
+            .arg(join.repairs.as_ref().map_or_else(String::new, beginning))
+            .arg(join.info.as_ref().map_or("", UserInfo::as_str));
         for replaced in &join.replaces {
             command
                 .arg(replaced.session.as_str())

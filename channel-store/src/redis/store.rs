@@ -204,7 +204,7 @@ impl ChannelStore for RedisStore {
         }
         let keys = self.keys.of_channel(channel);
         let reading = self.nodes.reading(keys.topic().to_string()).await?;
-        members_page(&reading.connection, keys.users(), page, limit).await
+        members_page(&reading.connection, &keys, page, limit).await
     }
 
     async fn history(

@@ -9,8 +9,8 @@ use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, Continuity, Epoch, Hints, HistoryRange, IdempotencyKey,
     Inboxes, Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position,
-    Predecessor, Publication, Publish, Published, Route, SessionId, Since, StoreError,
-    StoreOptions, User, UserId, UserRegistry, WatchFeed,
+    Predecessor, PresentUser, Publication, Publish, Published, Route, SessionId, Since, StoreError,
+    StoreOptions, User, UserId, UserInfo, UserRegistry, WatchFeed,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -232,28 +232,29 @@ impl Subject {
         user: User,
         as_: Membership,
     ) -> Result<Joined, StoreError> {
+        self.store.join(Join::new(name(channel), user, as_)).await
+    }
+
+    /// A join that tells something about the user.
+    pub(crate) async fn join_with(
+        &self,
+        channel: &str,
+        user: &str,
+        as_: Membership,
+        info: &str,
+    ) -> Joined {
         let join = Join {
-            channel: name(channel),
-            user,
-            membership: as_,
-            deadline: None,
-            replaces: Vec::new(),
-            repairs: None,
-            stay: None,
+            info: Some(UserInfo::new(info).unwrap()),
+            ..Join::new(name(channel), text_user(user), as_)
         };
-        self.store.join(join).await
+        self.store.join(join).await.unwrap()
     }
 
     /// The join of a detached member that says how long it stays.
     pub(crate) async fn join_for(&self, channel: &str, user: &str, stay: Duration) -> Joined {
         let join = Join {
-            channel: name(channel),
-            user: text_user(user),
-            membership: Membership::Detached,
-            deadline: None,
-            replaces: Vec::new(),
-            repairs: None,
             stay: Some(stay),
+            ..Join::new(name(channel), text_user(user), Membership::Detached)
         };
         self.store.join(join).await.unwrap()
     }
@@ -271,13 +272,8 @@ impl Subject {
             incarnation: incarnation(whose),
         });
         let join = Join {
-            channel: name(channel),
-            user: text_user(user),
-            membership: as_,
-            deadline: None,
             replaces: replaces.collect(),
-            repairs: None,
-            stay: None,
+            ..Join::new(name(channel), text_user(user), as_)
         };
         self.store.join(join).await
     }
@@ -302,26 +298,25 @@ impl Subject {
         self.store.leave(leave).await.unwrap()
     }
 
-    /// All members, sorted.
+    /// All members with the number of their sessions, sorted.
     pub(crate) async fn members(&self, channel: &str) -> Vec<(String, u32)> {
-        let mut members = Vec::new();
+        let users = self.users(channel).await.into_iter();
+        users.map(|it| (it.id.to_string(), it.sessions)).collect()
+    }
+
+    /// All members with what is known of them, sorted.
+    pub(crate) async fn users(&self, channel: &str) -> Vec<PresentUser> {
+        let mut users = Vec::new();
         let mut page = None;
         loop {
-            let found = self
-                .store
-                .members(&name(channel), page.as_deref(), 100)
-                .await
-                .unwrap();
-            members.extend(
-                found
-                    .members
-                    .into_iter()
-                    .map(|(user, count)| (user.to_string(), count)),
-            );
+            let channel = name(channel);
+            let found = self.store.members(&channel, page.as_deref(), 100);
+            let found = found.await.unwrap();
+            users.extend(found.members);
             page = found.next;
             if page.is_none() {
-                members.sort();
-                return members;
+                users.sort_by(|a, b| a.id.cmp(&b.id));
+                return users;
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Record {
 struct Noted {
     channels: Names,
     users: Names,
+    /// How many times the call has named a channel for which the token is not.
+    denied: u32,
 }
 
 /// The first names that were noted.
@@ -74,6 +76,12 @@ impl Record {
         self.noted.lock().channels.note(name);
     }
 
+    /// Notes that the call has named a channel for which its token is not. A call with many messages goes on after that.
+    pub(super) fn note_denied(&self) {
+        let mut noted = self.noted.lock();
+        noted.denied = noted.denied.saturating_add(1);
+    }
+
     pub(super) fn note_user(&self, name: &str) {
         self.noted.lock().users.note(name);
     }
@@ -90,6 +98,7 @@ impl Record {
             users = ?noted.users.first,
             more_users = noted.users.are_more.then_some(true),
             peer = self.peer.map(tracing::field::display),
+            denied = (noted.denied > 0).then_some(noted.denied),
             code,
             reason,
             "call"

@@ -19,6 +19,15 @@ struct Granted {
     record: Arc<Record>,
 }
 
+impl Granted {
+    fn answer(&self, is_allowed: bool) -> bool {
+        if !is_allowed {
+            self.record.note_denied();
+        }
+        is_allowed
+    }
+}
+
 impl Permit {
     pub(super) fn new(token: Arc<Token>, record: Arc<Record>) -> Self {
         Self(Some(Arc::new(Granted { token, record })))
@@ -33,14 +42,14 @@ impl Permit {
     pub(crate) fn allows(&self, channel: &ChannelName) -> bool {
         let Some(granted) = &self.0 else { return true };
         granted.record.note_channel(channel.as_str());
-        granted.token.line.allows(channel.as_str())
+        granted.answer(granted.token.line.allows(channel.as_str()))
     }
 
     /// The same for every channel that begins so.
     pub(crate) fn allows_prefix(&self, prefix: &str) -> bool {
         let Some(granted) = &self.0 else { return true };
         granted.record.note_channel(prefix);
-        granted.token.line.allows_prefix(prefix)
+        granted.answer(granted.token.line.allows_prefix(prefix))
     }
 
     /// True if a channel that chat has found may be shown. Nothing is noted.

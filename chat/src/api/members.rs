@@ -2,17 +2,28 @@
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::access::Permit;
-use crate::calls::fields::Violations;
+use crate::calls::fields::{Body, Violations};
 use crate::calls::{Calls, shown};
 use crate::error::Error;
-use channel_store::{ChannelName, Join, Leave, Membership, User};
+use channel_store::{ChannelName, Join, LARGEST_INFO, Leave, Membership, PresentUser, User};
+use proto::chat::v1::member::About;
 use proto::chat::v1::{
     JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, ListMembersRequest,
-    ListMembersResponse, Member,
+    ListMembersResponse, Member, join_request,
 };
-use proto::time;
+use proto::{json, time};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The most bytes of a page of members, about. The largest page fits, whatever is known of its users.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// What a member takes in a page besides its name and its info.
+const AROUND: usize = 40;
+
+/// What a member takes at most.
+const LARGEST_MEMBER: usize = 128 + LARGEST_INFO + AROUND;
 
 /// How long a detached membership may last.
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -33,17 +44,17 @@ pub(super) async fn join(
         None => Some(calls.store.detached_life()),
         Some(ttl) => wrong.check("ttl", read_ttl(&ttl)),
     };
-    let (Some((channel, user)), Some(stay)) = (member, ttl) else {
+    let info = wrong.info(request.about.map(|about| match about {
+        join_request::About::Info(info) => Body::Struct(info),
+        join_request::About::InfoJson(json) => Body::Json(json),
+    }));
+    let (Some((channel, user)), Some(stay), Some(info)) = (member, ttl, info) else {
         return Err(wrong.into());
     };
     let join = Join {
-        channel,
-        user,
-        membership: Membership::Detached,
-        deadline: None,
-        replaces: Vec::new(),
-        repairs: None,
+        info,
         stay: Some(stay),
+        ..Join::new(channel, user, Membership::Detached)
     };
     let joined = calls.join(join).await?;
     let ends = SystemTime::now().checked_add(stay);
@@ -110,15 +121,48 @@ pub(super) async fn list(
     let (Some(channel), Some(token)) = (channel, token) else {
         return Err(wrong.into());
     };
-    let size = page_size(request.page_size);
-    let page = calls.members(&channel, token.as_deref(), size).await?;
-    let member = |(user, sessions): (channel_store::UserId, u32)| Member {
-        user: user.as_str().to_owned(),
-        sessions,
+    let (size, as_struct) = (page_size(request.page_size), request.info_as_struct);
+    let room = match request.page_bytes as usize {
+        0 => PAGE_BYTES,
+        asked => asked.min(PAGE_BYTES),
+    };
+    // A user who joins and leaves meanwhile may be in two parts of the page.
+    let (mut members, mut taken, mut token) = (BTreeMap::new(), 0, token);
+    let total_users = loop {
+        // As many as fit, whatever is known of them. If that were fewer than are wanted, there may be room for more afterwards.
+        let fitting = (room.saturating_sub(taken) / LARGEST_MEMBER).max(1);
+        let wanted = size - members.len();
+        let page = calls.members(&channel, token.as_deref(), wanted.min(fitting));
+        let page = page.await?;
+        for user in page.members {
+            let info = user.info.as_ref().map_or(0, |it| it.as_str().len());
+            taken += user.id.as_str().len() + info + AROUND;
+            members.insert(user.id.clone(), shown_member(user, as_struct));
+        }
+        token = page.next;
+        let is_full = members.len() >= size || taken + LARGEST_MEMBER > room;
+        if is_full || token.is_none() || fitting >= wanted {
+            break page.users;
+        }
     };
     Ok(ListMembersResponse {
-        members: page.members.into_iter().map(member).collect(),
-        next_page_token: page.next.map(|it| arguments.seal(&it)).unwrap_or_default(),
-        total_users: page.users,
+        members: members.into_values().collect(),
+        next_page_token: token.map(|it| arguments.seal(&it)).unwrap_or_default(),
+        total_users,
     })
+}
+
+fn shown_member(user: PresentUser, as_struct: bool) -> Member {
+    let about = user.info.map(|info| {
+        let object = Some(info.as_str()).filter(|_| as_struct);
+        match object.and_then(|json| json::parse(json.as_bytes())) {
+            Some(object) => About::Info(object),
+            None => About::InfoJson(info.as_str().to_owned().into()),
+        }
+    });
+    Member {
+        user: user.id.as_str().to_owned(),
+        sessions: user.sessions,
+        about,
+    }
 }

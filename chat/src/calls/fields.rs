@@ -5,7 +5,7 @@ use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
     CONNECTOR_ROUTES, ChannelName, Epoch, IdempotencyKey, ON_MESSAGE, Payload, Position, Publish,
-    Route, STORE_ROUTES, SessionId, User, UserId, body,
+    Route, STORE_ROUTES, SessionId, User, UserId, UserInfo, body,
 };
 use prost_types::Struct;
 use proto::chat::v1;
@@ -298,6 +298,19 @@ impl Violations {
             None => body::check(&json).map(|()| Vec::new()),
         };
         self.check(field, stamped)
+    }
+
+    /// What everybody may know of a user, if the request says something about that.
+    pub(crate) fn info(&mut self, about: Option<Body>) -> Option<Option<UserInfo>> {
+        let (field, json) = match about {
+            None => return Some(None),
+            Some(Body::Json(json)) => ("info_json", json),
+            Some(Body::Struct(info)) => (
+                "info",
+                self.check("info", json::render(&info)).map(Bytes::from)?,
+            ),
+        };
+        self.check(field, UserInfo::new(json)).map(Some)
     }
 
     /// The text of a body, and the name of its field.

@@ -1,6 +1,6 @@
 //! Sessions join channels and leave them.
 
-use crate::calls::fields::{Violations, session_id};
+use crate::calls::fields::{Body, Violations, session_id};
 use crate::calls::{Calls, shown};
 use crate::error::Error;
 use channel_store::{
@@ -42,7 +42,9 @@ fn check_join(request: JoinRequest) -> Result<Join, Error> {
     });
     let replaces = predecessors(&mut wrong, request.replaces);
     let repairs = beginning(&mut wrong, request.repairs);
-    let checked = (channel, user, membership, deadline, replaces, repairs);
+    let about = Some(request.info_json).filter(|it| !it.is_empty());
+    let info = wrong.info(about.map(Body::Json));
+    let checked = (channel, user, membership, deadline, replaces, repairs, info);
     let (
         Some(channel),
         Some(user),
@@ -50,18 +52,17 @@ fn check_join(request: JoinRequest) -> Result<Join, Error> {
         Some(deadline),
         Some(replaces),
         Some(repairs),
+        Some(info),
     ) = checked
     else {
         return Err(wrong.into());
     };
     Ok(Join {
-        channel,
-        user,
-        membership,
+        info,
         deadline,
         replaces,
         repairs,
-        stay: None,
+        ..Join::new(channel, user, membership)
     })
 }
 

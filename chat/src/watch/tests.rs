@@ -676,15 +676,7 @@ async fn a_channel_without_messages_expires_after_two_minutes_and_that_is_no_los
     let (store, chat) = store();
     let mut watched = chat.watch(named(&[("4", Begin::Now)]));
     watched.all(2).await;
-    let join = channel_store::Join {
-        channel: name("4"),
-        user: user(),
-        membership: Membership::Detached,
-        deadline: None,
-        replaces: Vec::new(),
-        repairs: None,
-        stay: None,
-    };
+    let join = channel_store::Join::new(name("4"), user(), Membership::Detached);
     store.join(join).await.unwrap();
     let leave = channel_store::Leave {
         channel: name("4"),

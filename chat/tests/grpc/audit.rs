@@ -78,6 +78,27 @@ async fn each_refusal_is_noted_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_batch_says_how_many_of_its_messages_named_a_channel_that_is_not_allowed() {
+    let (log, _guard) = Log::begin();
+    let chat = Guarded::start(&[("narrow", "send game:*")]).await;
+    let channels = ["lobby", "game:1", "lobby"];
+    let messages = channels.map(|channel| said(channel, "nancy"));
+    let batch = json!({ "messages": messages });
+    let answer = chat.call("narrow", "ChatService/BatchSend", &batch).await;
+    assert_eq!(answer.status, 200);
+    let broadcast = json!({"channels": ["lobby"], "user": "nancy", "body": {}});
+    chat.call("narrow", "ChatService/Broadcast", &broadcast)
+        .await;
+    let lines = log.until(2).await;
+    let told: Vec<_> = lines
+        .iter()
+        .map(|it| [&it["code"], &it["denied"]])
+        .collect();
+    let expected = [[json!("OK"), json!(2)], [json!("OK"), json!(1)]];
+    assert_eq!(told, expected.each_ref().map(|it| it.each_ref()));
+}
+
+#[tokio::test]
 async fn a_block_is_noted_with_its_user() {
     let (log, _guard) = Log::begin();
     let chat = Guarded::start(&[("moderator", "admin")]).await;

@@ -1,14 +1,15 @@
 //! How each call uses the store, and how the store's answer is returned.
 
 use crate::support::{Chat, DETACHED_LIFE, fields, message, position, violations};
-use channel_store::{Epoch, Membership, ON_MESSAGE};
+use channel_store::{Epoch, Join, Membership, ON_MESSAGE, UserInfo};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use proto::chat::v1::member::About;
 use proto::chat::v1::send_request::Content;
 use proto::chat::v1::{
     Channel, CountMembersRequest, DeleteChannelRequest, GetChannelRequest, JoinRequest,
     LeaveRequest, ListChannelsRequest, ListMembersRequest, Member, MemberCount, Position,
-    SendRequest, TrimHistoryRequest,
+    SendRequest, TrimHistoryRequest, join_request,
 };
 use proto::connector::v1::{self as sessions, Beginning, Session};
 use proto::time::{milliseconds, timestamp};
@@ -37,6 +38,7 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
             life: "life".into(),
             deletion: "e0".into(),
         }),
+        info_json: r#"{"name":"安"}"#.into(),
     };
     let joined = client.join(request).await.unwrap().into_inner();
     let Position { epoch, offset } = joined.position.unwrap();
@@ -70,6 +72,8 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     assert_eq!(repaired.life, Epoch::new("life"));
     assert_eq!(repaired.deletion, Epoch::new("e0"));
     assert_eq!(joins[0].user.json(), "5");
+    let info = joins[0].info.as_ref().map(UserInfo::as_str);
+    assert_eq!(info, Some(r#"{"name":"安"}"#));
     assert_eq!(leave.user, joins[0].user);
     assert_eq!(leave.channel.as_str(), "4");
     for (number, membership) in [(17, &joins[0].membership), (18, &leave.membership)] {
@@ -95,7 +99,14 @@ async fn a_membership_of_a_back_end_is_detached() {
     let request = JoinRequest {
         channel: "4".into(),
         user: "bot".into(),
+        about: proto::json::parse(br#"{"name":"Bot","n":1}"#).map(join_request::About::Info),
         ..JoinRequest::default()
+    };
+    client.join(request.clone()).await.unwrap();
+    let json = br#"{"n":1.0,"name":"Bot"}"#;
+    let request = JoinRequest {
+        about: Some(join_request::About::InfoJson(json[..].into())),
+        ..request
     };
     client.join(request).await.unwrap();
     let request = LeaveRequest {
@@ -106,6 +117,9 @@ async fn a_membership_of_a_back_end_is_detached() {
     client.leave(request).await.unwrap();
     let (joins, leaves) = (chat.store.joins.lock(), chat.store.leaves.lock());
     assert!(matches!(joins[0].membership, Membership::Detached));
+    let info = |join: &Join| join.info.as_ref().map(|it| it.as_str().to_owned());
+    assert_eq!(info(&joins[0]).unwrap(), r#"{"n":1,"name":"Bot"}"#);
+    assert_eq!(info(&joins[1]).unwrap(), r#"{"n":1.0,"name":"Bot"}"#);
     assert!(matches!(leaves[0].membership, Membership::Detached));
     assert!(!leaves[0].fence);
 }
@@ -263,6 +277,7 @@ async fn members_come_in_pages_of_the_requested_size() {
     let nancy = Member {
         user: "nancy".into(),
         sessions: 2,
+        about: Some(About::InfoJson(r#"{"name":"南希"}"#.into())),
     };
     assert_eq!(first.members, [nancy]);
     assert_eq!(first.total_users, 3);
@@ -278,10 +293,13 @@ async fn members_come_in_pages_of_the_requested_size() {
         "the token belongs to another channel"
     );
     request.page_token = first.next_page_token;
+    request.info_as_struct = true;
     // A size above the maximum counts as the maximum.
     request.page_size = 1_001;
     let last = client.list_members(request).await.unwrap().into_inner();
     assert_eq!(last.next_page_token, "", "this is the last page");
+    let info = proto::json::parse(r#"{"name":"南希"}"#.as_bytes());
+    assert_eq!(last.members[0].about, info.map(About::Info));
     let asked = |token: Option<&str>, size| ("4".to_owned(), token.map(str::to_owned), size);
     assert_eq!(
         *chat.store.pages.lock(),

@@ -68,6 +68,7 @@ async fn reserved_and_invalid_routes_are_refused() {
         "onLeave",
         "onPosition",
         "onKick",
+        "onExpired",
         "onDeleted",
         "onKick ",
         "\tonKick",
@@ -203,6 +204,7 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
             life: String::new(),
             deletion: "e".repeat(65),
         }),
+        info_json: "[]".into(),
         ..Default::default()
     };
     assert_eq!(
@@ -213,11 +215,49 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
             "replaces.incarnation",
             "replaces.id",
             "repairs.life",
-            "repairs.deletion"
+            "repairs.deletion",
+            "info_json",
         ]
     );
     assert!(chat.store.joins.lock().is_empty());
     assert!(chat.store.leaves.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_everybody_may_know_of_a_user_is_one_object_of_at_most_a_kibibyte() {
+    use proto::chat::v1::join_request::About;
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(1_024));
+    let large_object = proto::json::parse(large.as_bytes()).unwrap();
+    for (about, field, told) in [
+        (
+            About::Info(large_object),
+            "info",
+            "must have at most 1024 bytes as JSON",
+        ),
+        (
+            About::InfoJson(large.into()),
+            "info_json",
+            "must have at most 1024 bytes as JSON",
+        ),
+        (
+            About::InfoJson("[]".into()),
+            "info_json",
+            "is not a JSON object",
+        ),
+        (About::InfoJson("{".into()), "info_json", "is not JSON"),
+    ] {
+        let join = JoinRequest {
+            channel: "4".into(),
+            user: "bot".into(),
+            about: Some(about),
+            ..JoinRequest::default()
+        };
+        let status = client.join(join).await.unwrap_err();
+        assert_eq!(violations(&status), [(field.to_owned(), told.to_owned())]);
+    }
+    assert!(chat.store.joins.lock().is_empty());
 }
 
 #[tokio::test]

@@ -4,14 +4,17 @@ use crate::support::{FakeStore, message, reason};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelStore, StoreOptions};
 use chat::{Limits, Service};
+use prost::Message;
 use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::join_request::About;
 use proto::chat::v1::send_outcome::Outcome;
-use proto::chat::v1::{ListMembersRequest, Member, SendStreamRequest};
+use proto::chat::v1::{self as chat_v1, ListMembersRequest, Member, SendStreamRequest};
 use proto::connector::v1::session_service_client::SessionServiceClient;
 use proto::connector::v1::{
     self as sessions, JoinRequest, LeaveRequest, SendOutcome, Session, SessionMessage,
 };
 use runtime::Shutdown;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic_types::RpcStatusExt;
 
@@ -111,6 +114,7 @@ async fn over_the_store_in_memory_a_member_can_send_until_it_leaves() {
     let nancy = Member {
         user: "nancy".into(),
         sessions: 1,
+        about: None,
     };
     assert_eq!(members.members, [nancy]);
 
@@ -127,4 +131,50 @@ async fn over_the_store_in_memory_a_member_can_send_until_it_leaves() {
     status.expect("a back end need not be a member");
     speech.idempotency_key = String::new();
     is_no_member(send(&mut client, &speech).await);
+}
+
+/// A connector asks for no more than fits into the queue of its client.
+#[tokio::test]
+async fn a_page_of_members_keeps_to_its_bytes_whatever_is_known_of_them() {
+    let service = service(MemoryStore::new(StoreOptions::default()));
+    let mut client = ChatServiceClient::new(service);
+    for user in 0..300 {
+        let info = if user % 100 < 30 { 1_000 } else { 1 };
+        let info = format!(r#"{{"name":"{}"}}"#, "x".repeat(info));
+        let join = chat_v1::JoinRequest {
+            channel: "4".into(),
+            user: format!("user {user:03}"),
+            about: Some(About::InfoJson(info.into())),
+            ..chat_v1::JoinRequest::default()
+        };
+        client.join(join).await.unwrap();
+    }
+    let pages = async |page_size, page_bytes| {
+        let mut client = client.clone();
+        let (mut users, mut pages, mut page_token) = (BTreeSet::new(), 0, String::new());
+        loop {
+            let request = ListMembersRequest {
+                channel: "4".into(),
+                page_size,
+                page_token,
+                page_bytes,
+                ..ListMembersRequest::default()
+            };
+            let page = client.list_members(request).await.unwrap().into_inner();
+            if page_bytes > 0 {
+                let size = page.encoded_len();
+                assert!(size <= page_bytes as usize, "{size} of {page_bytes}");
+            }
+            pages += 1;
+            users.extend(page.members.into_iter().map(|it| it.user));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return (users.len(), pages);
+            }
+        }
+    };
+    assert_eq!(pages(1_000, 0).await, (300, 1));
+    assert_eq!(pages(50, 64 * 1024).await, (300, 6));
+    // Three times 30 users with a kilobyte: two such groups do not fit into one page.
+    assert_eq!(pages(1_000, 40 * 1024).await, (300, 3));
 }

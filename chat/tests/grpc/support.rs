@@ -5,8 +5,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
     Block, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage,
     HistoryRange, IdempotencyKey, Incarnation, Join, Joined, Leave, LogRule, MembersPage, Position,
-    Publish, Published, Publisher, Reaped, Restricted, Restriction, Restrictions, StoreError,
-    UserId, UserRestrictions,
+    PresentUser, Publish, Published, Publisher, Reaped, Restricted, Restriction, Restrictions,
+    StoreError, UserId, UserInfo, UserRestrictions,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -281,7 +281,11 @@ impl ChannelStore for FakeStore {
         let asked = (channel.to_string(), page.map(str::to_owned), limit);
         self.pages.lock().push(asked);
         Ok(MembersPage {
-            members: vec![(UserId::new("nancy").unwrap(), 2)],
+            members: vec![PresentUser {
+                id: UserId::new("nancy").unwrap(),
+                sessions: 2,
+                info: Some(UserInfo::new(r#"{"name":"南希"}"#).unwrap()),
+            }],
             users: 3,
             next: page.is_none().then(|| "more".to_owned()),
         })

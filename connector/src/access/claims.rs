@@ -3,7 +3,7 @@
 use super::grants::{Grant, Grants};
 use super::jws::Unique;
 use super::rejected::Rejected;
-use channel_store::{ChannelName, ShownToken, TokenId, UserId};
+use channel_store::{ChannelName, ShownToken, TokenId, UserId, UserInfo};
 use serde_json::Value;
 use std::time::SystemTime;
 
@@ -11,8 +11,6 @@ use std::time::SystemTime;
 pub(super) const CHANNELS: usize = 100;
 /// The most bytes of `jti`.
 const LARGEST_ID: usize = 256;
-/// The most bytes of `info`.
-pub(super) const LARGEST_INFO: usize = 1 << 10;
 /// The largest number of seconds that is a time: the year 285,428,751. Beyond it JSON numbers are not exact.
 const LATEST: f64 = 9_007_199_254_740_991.0;
 
@@ -37,7 +35,7 @@ pub struct Claims {
     /// `caps`: what else the user may do.
     pub grants: Grants,
     /// `info`: a JSON object about the user, for everybody.
-    pub info: Option<String>,
+    pub info: Option<UserInfo>,
 }
 
 /// What claims are compared with.
@@ -199,14 +197,8 @@ fn grants(claims: &Unique) -> Result<Grants, Rejected> {
     }
 }
 
-fn info(claims: &Unique) -> Result<Option<String>, Rejected> {
-    match claims.get("info") {
-        None => Ok(None),
-        Some(info @ Value::Object(_)) => {
-            let info = info.to_string();
-            let fits = info.len() <= LARGEST_INFO;
-            fits.then_some(Some(info)).ok_or_else(|| unusable("info"))
-        }
-        Some(_) => Err(unusable("info")),
-    }
+fn info(claims: &Unique) -> Result<Option<UserInfo>, Rejected> {
+    let info = claims.get("info");
+    let info = info.map(|info| UserInfo::new(info.to_string()));
+    info.transpose().map_err(|_| unusable("info"))
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -124,12 +124,17 @@ impl AccessControl {
     /// How long a session may go on with a token that expires at this time, in seconds since 1970. It is a year at most.
     /// `None`: for ever.
     pub(crate) fn lasts(&self, claims: &Claims) -> Option<Duration> {
-        const YEAR: u64 = 365 * 24 * 60 * 60;
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
         let leeway = self
             .verifier
             .as_ref()
             .map_or(Duration::ZERO, |it| it.leeway());
-        Some(Duration::from_secs(ttl(claims)?.min(YEAR)) + leeway)
+        if claims.expires == NEVER {
+            return None;
+        }
+        let end = Duration::from_secs(claims.expires).saturating_add(leeway);
+        let now = Duration::from_secs(seconds_since_1970(SystemTime::now()));
+        Some(end.saturating_sub(now).min(YEAR + leeway))
     }
 
     /// Checks the token that a client shows.
@@ -224,7 +229,7 @@ impl AccessControl {
 
 /// The seconds until a token expires, by the clock of this machine. `None`: it never does.
 pub(crate) fn ttl(claims: &Claims) -> Option<u64> {
-    let now = seconds_since_1970(std::time::SystemTime::now());
+    let now = seconds_since_1970(SystemTime::now());
     (claims.expires != NEVER).then(|| claims.expires.saturating_sub(now))
 }
 

@@ -67,6 +67,8 @@ impl Rejected {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Expired => Reason::TokenExpired,
+            // Nobody knows whether it is valid, and that may change soon.
+            Self::NoKeys => Reason::Unavailable,
             _ => Reason::TokenInvalid,
         }
     }

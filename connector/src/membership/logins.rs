@@ -181,7 +181,7 @@ impl Logins {
         user: &UserId,
         session: &SessionId,
         connection: &Arc<Connection>,
-        Shown { proof, token }: Shown,
+        Shown { proof, token, info }: Shown,
     ) -> Arc<Registration> {
         let registration = Arc::new(Registration {
             user: user.clone(),
@@ -193,6 +193,7 @@ impl Logins {
             memberships: Mutex::default(),
             state: Mutex::new(LoginState {
                 token,
+                info,
                 ..LoginState::default()
             }),
             commands: SessionCommands::default(),

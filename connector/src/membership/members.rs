@@ -3,6 +3,7 @@
 use super::incarnation::{HeldLease, IndexGuard};
 use super::registration::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
+use bytes::Bytes;
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;
 use proto::connector::v1::{self, Beginning, JoinRequest, JoinResponse, LeaveRequest};
@@ -229,6 +230,7 @@ impl Membership {
 
     fn join_request(&self) -> JoinRequest {
         let deadline = self.guard.deadline();
+        let info = self.registration.as_ref().and_then(|it| it.info());
         JoinRequest {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
@@ -238,6 +240,7 @@ impl Membership {
             deadline: (deadline > 0).then(|| timestamp(deadline)),
             replaces: self.replaces.clone(),
             repairs: None,
+            info_json: info.map_or_else(Bytes::new, |it| it.as_str().to_owned().into()),
         }
     }
 

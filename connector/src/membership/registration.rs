@@ -7,7 +7,7 @@ use crate::metering::KICKS;
 use crate::transport::Connection;
 use channel_store::{
     ChannelName, Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId,
-    ShownToken, UserId,
+    ShownToken, UserId, UserInfo,
 };
 use metrics::counter;
 use parking_lot::{Mutex, MutexGuard};
@@ -48,12 +48,14 @@ impl Known {
 }
 
 /// What a client has shown at its login.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Shown {
     /// The proof of its secret, if it has one.
     pub(crate) proof: Option<Proof>,
     /// Its token, if it needs one.
     pub(crate) token: Option<ShownToken>,
+    /// What the token tells everybody about the user.
+    pub(crate) info: Option<UserInfo>,
 }
 
 /// The login of one session.
@@ -105,6 +107,8 @@ pub(super) struct LoginState {
     pub(super) token: Option<ShownToken>,
     /// A newer one, while the store is asked whether it is forbidden.
     pub(super) next_token: Option<ShownToken>,
+    /// What everybody in the session's channels may know of the user, as its last token says.
+    pub(super) info: Option<UserInfo>,
 }
 
 impl Registration {
@@ -135,6 +139,11 @@ impl Registration {
     /// What back ends want the session to do.
     pub(crate) fn commands(&self) -> &SessionCommands {
         &self.commands
+    }
+
+    /// What everybody in the session's channels may know of the user.
+    pub(super) fn info(&self) -> Option<UserInfo> {
+        self.state.lock().info.clone()
     }
 
     /// The session has begun a membership.

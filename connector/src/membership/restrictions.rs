@@ -5,12 +5,13 @@
 
 use super::logins::Logins;
 use super::registration::Registration;
-use channel_store::{Forbidden, Restrictions, ShownToken};
+use channel_store::{Forbidden, Restrictions, ShownToken, UserInfo};
 use tokio::time::{Instant, timeout_at};
 use wire::{Disconnect, Notice};
 
 impl Logins {
-    /// The client of a session shows a newer token. It replaces the one before, unless it is forbidden.
+    /// The client of a session shows a newer token. It replaces the one before, unless it is forbidden. `info` is what the newer
+    /// one tells everybody about the user: the channels that the session joins from now on show it.
     ///
     /// While the store does not answer, the token is accepted: the session is there in any case, and otherwise an outage would
     /// close all sessions whose tokens expire meanwhile. The reconciler looks at the user as soon as the store is back.
@@ -21,6 +22,7 @@ impl Logins {
         &self,
         registration: &Registration,
         token: ShownToken,
+        info: Option<UserInfo>,
         deadline: Instant,
     ) -> Result<(), Forbidden> {
         // First it is noted, and then the store is asked. A restriction that is written meanwhile either stands in the answer,
@@ -45,6 +47,7 @@ impl Logins {
             Some(forbidden) => Err(forbidden),
             None => {
                 state.token = Some(token);
+                state.info = info;
                 Ok(())
             }
         }

@@ -115,7 +115,7 @@ impl Scene {
     async fn members(&self, channel: &str) -> Vec<(String, u32)> {
         let page = self.store.members(&room(channel), None, 1_000).await;
         let members = page.unwrap().members.into_iter();
-        members.map(|(user, n)| (user.to_string(), n)).collect()
+        members.map(|it| (it.id.to_string(), it.sessions)).collect()
     }
 }
 
@@ -530,18 +530,14 @@ async fn a_repair_that_failed_is_tried_again() {
 async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
     let scene = Scene::new().await;
     let _here = scene.member("room", "here").await;
-    let detached = Join {
-        channel: room("room"),
-        user: User {
+    let detached = Join::new(
+        room("room"),
+        User {
             id: UserId::new("bot").unwrap(),
             is_number: false,
         },
-        membership: channel_store::Membership::Detached,
-        deadline: None,
-        replaces: Vec::new(),
-        repairs: None,
-        stay: None,
-    };
+        channel_store::Membership::Detached,
+    );
     // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();
     sleep(2 * SETTLE_TIME + Duration::from_secs(1)).await;

@@ -139,10 +139,12 @@ impl Handlers {
             return Err(self.reject(&Rejected::OtherUser));
         }
         let registration = &session.registration;
-        let renewed = self
-            .services
-            .logins
-            .renew_token(registration, claims.token(), deadline);
+        let renewed = self.services.logins.renew_token(
+            registration,
+            claims.token(),
+            claims.info.take(),
+            deadline,
+        );
         renewed.await.map_err(Refused::Forbidden)?;
         // The channels of a token are joined at a login. A session that has left one since then stays out.
         claims.channels.clear();

@@ -351,6 +351,7 @@ impl Handlers {
         let shown = Shown {
             proof: secret.as_ref().map(Secret::proof),
             token: claims.as_ref().map(Claims::token),
+            info: claims.as_ref().and_then(|it| it.info.clone()),
         };
         let mut rollback = Rollback::new(&self.services.leaves);
         let EndedSession {

@@ -7,6 +7,7 @@ use super::replies::Answer;
 use crate::access::Right;
 use crate::chat_client::CallError;
 use channel_store::ChannelName;
+use proto::chat::v1::member::About;
 use proto::chat::v1::publication::Content;
 use proto::chat::v1::{
     Continuity, HistoryRequest, HistoryResponse, ListMembersRequest, ListMembersResponse, Position,
@@ -34,6 +35,8 @@ impl Handlers {
             channel: channel.to_string(),
             page_size: asked.page_size,
             page_token: asked.page_token,
+            page_bytes: u32::try_from(self.connection.share()).unwrap_or(u32::MAX),
+            ..ListMembersRequest::default()
         };
         let (_turn, deadline) = self.turn(&channel, deadline).await?;
         let page = seen(self.services.chat.members(request, deadline).await)?;
@@ -122,7 +125,13 @@ fn members(page: &ListMembersResponse) -> String {
     let members = page.members.iter().map(|member| {
         let user = Value::from(&*member.user);
         let sessions = member.sessions;
-        format!(r#"{{"userId":{user},"sessions":{sessions}}}"#)
+        let info = match &member.about {
+            Some(About::InfoJson(info)) => {
+                format!(r#","info":{}"#, String::from_utf8_lossy(info))
+            }
+            Some(About::Info(_)) | None => String::new(),
+        };
+        format!(r#"{{"userId":{user},"sessions":{sessions}{info}}}"#)
     });
     let members = members.collect::<Vec<_>>().join(",");
     let token = Value::from(&*page.next_page_token);

@@ -15,6 +15,7 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     Continuity, EntryState, Incarnation, LogPage, LoginPolicy, Shard, StoreOptions, UserId,
 };
+use proto::chat::v1::member::About;
 use proto::chat::v1::{HistoryResponse, ListMembersResponse, Member};
 use proto::connector::v1::{JoinResponse, LeaveRequest};
 use proto::time::timestamp;
@@ -957,24 +958,39 @@ async fn each_page_of_members_has_their_sessions_and_the_number_of_all_users() {
     let mut scene = logged_in().await;
     let body = json!({"channel": "room", "pageSize": 2, "pageToken": "before"});
     let look = request(2, "chat.handler.members", &body);
-    let member = |user: &str, sessions| Member {
+    let member = |user: &str, sessions, info: Option<&str>| Member {
         user: user.into(),
         sessions,
+        about: info.map(|info| About::InfoJson(info.to_owned().into())),
     };
     let asked = async {
         let call = scene.instance.members().await;
         call.answer(Ok(ListMembersResponse {
-            members: vec![member("u", 1), member("\"7\"", 3)],
+            members: vec![
+                member("u", 1, Some(r#"{"z":"安","a":1.0}"#)),
+                member("\"7\"", 3, None),
+            ],
             next_page_token: "after".into(),
             total_users: 12_345,
         }))
     };
     let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
     assert_eq!((&*asked.channel, asked.page_size), ("room", 2));
-    assert_eq!(asked.page_token, "before");
+    assert_eq!(
+        (&*asked.page_token, asked.info_as_struct),
+        ("before", false)
+    );
+    let room = scene.socket.share();
+    assert_eq!(
+        asked.page_bytes as usize, room,
+        "a page must fit into the queue"
+    );
     let body = json!({
         "code": 0,
-        "members": [{"userId": "u", "sessions": 1}, {"userId": "\"7\"", "sessions": 3}],
+        "members": [
+            {"userId": "u", "sessions": 1, "info": {"z": "安", "a": 1.0}},
+            {"userId": "\"7\"", "sessions": 3},
+        ],
         "users": 12_345,
         "nextPageToken": "after",
     });

@@ -1,7 +1,7 @@
 -- append: appends publications to the log and publishes them to the topic as one run. It is part of every script that
 -- appends, and follows epoch.lua. A script that appends must call fan_out before it ends.
 --
--- KEYS  5 topic  6 sessions  7 users  8 detached members  9 incarnations: the keys of members live as long as meta
+-- KEYS  5 topic  6 sessions  7 users  8 detached members  9 incarnations  10 infos: the keys of members live as long as meta
 -- ARGV  1 what the log keeps: 'entries milliseconds bytes', and then the seconds that an empty channel lives
 --       2 seconds that the log outlives its last publication (15/16 of it at least)
 --       3 seconds that meta and the keys of members do (not less than the log)  4 PUBLISH or SPUBLISH
@@ -41,6 +41,7 @@ local function refresh(...)
   call('EXPIRE', KEYS[7], life)
   call('EXPIRE', KEYS[8], life)
   call('EXPIRE', KEYS[9], life)
+  call('EXPIRE', KEYS[10], life)
 end
 
 local function append(data)

@@ -5,7 +5,7 @@
 -- and the answer is the first one. Allowed when memory is full: apart from its one publication it only removes data.
 -- Follows epoch.lua, append.lua.
 --
--- KEYS  6 sessions  7 users  8 detached members  9 incarnations  10… sessions of the incarnations that are named
+-- KEYS  6 sessions  7 users  8 detached members  9 incarnations  10 infos  11… sessions of the incarnations that are named
 -- ARGV  6 (unused)  7 idempotency key, or ''  8 seconds that a key is remembered at least
 --       9… the incarnations that have sessions here. A script may only use keys that are named in the call
 -- reply { 'deleted', epoch, offset } | { 'again', incarnation, … }: call again and name these
@@ -38,8 +38,8 @@ for _, incarnation in ipairs(there) do
 end
 -- While the log is there, so that its epochs stay known, and readers who stand in them are told what they miss.
 begin_epoch(call('INFO', 'replication'))
-for i = 10, #KEYS do call('UNLINK', KEYS[i]) end
-call('UNLINK', log, sessions, KEYS[7], KEYS[8], incarnations)
+for i = 11, #KEYS do call('UNLINK', KEYS[i]) end
+call('UNLINK', log, sessions, KEYS[7], KEYS[8], incarnations, KEYS[10])
 append('onDeleted\0\0{}')
 spoken = true
 -- What was removed must not be given from a connector's memory either: see join.lua.

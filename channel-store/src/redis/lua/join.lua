@@ -10,22 +10,23 @@
 -- over. Offsets would not do, because a failover may have lost the place where the membership began.
 -- Follows epoch.lua, append.lua, members.lua.
 --
--- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
+-- KEYS  11 tombstone of the incarnation  12 tombstone of the session  13 sessions of the incarnation
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
 --       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones last
 --       15 '' or, for a repair, 'life deletion' as the answer to the first join named them; '-' for no deletion
---       16… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
---       KEYS 13… its tombstone, and the sessions of its incarnation
+--       16 '' or what everybody may know of the user, a JSON object. It replaces what an earlier session has said
+--       17… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
+--       KEYS 14… its tombstone, and the sessions of its incarnation
 -- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which the log was removed, or 0,
 --         life, deletion or '' }
 --       | { 'dead' } | { 'stale' } | { 'deleted' } | { 'late', this server's milliseconds }
-local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
+local session, operation, user, number, stay, info = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12], ARGV[16]
 
-if call('EXISTS', KEYS[10]) == 1 then return { 'dead' } end
+if call('EXISTS', KEYS[11]) == 1 then return { 'dead' } end
 local now = milliseconds()
 if ARGV[13] ~= '' and now > tonumber(ARGV[13]) then return { 'late', now } end
-local left = call('GET', KEYS[11])
+local left = call('GET', KEYS[12])
 if left and tonumber(left) > operation then return { 'stale' } end
 
 if ARGV[15] ~= '' then
@@ -36,7 +37,7 @@ end
 
 expire_due(10)
 if stay == '' then
-  call('SADD', KEYS[12], session)
+  call('SADD', KEYS[13], session)
   call('SADD', incarnations, ARGV[9])
 else
   call('ZADD', detached, format('%d', milliseconds() + stay), session)
@@ -44,7 +45,7 @@ end
 
 local ends = '9007199254740991' -- 2^53 - 1: higher than every operation
 local carried = 0
-for i = 16, #ARGV, 2 do
+for i = 17, #ARGV, 2 do
   local replaced, whose, left_key, of = ARGV[i], ARGV[i + 1], KEYS[i - 3], KEYS[i - 2]
   local record = call('HGET', sessions, replaced)
   local its, him
@@ -68,10 +69,14 @@ local function write_record(e, offset, published)
   call('HSET', sessions, session, table.concat(record, '\n'))
 end
 
+local function describe()
+  if info ~= '' then call('HSET', infos, user, info) end
+end
+
 local function joined(e, offset, published)
   fan_out()
   refresh()
-  call('EXPIRE', KEYS[12], ARGV[3])
+  call('EXPIRE', KEYS[13], ARGV[3])
   local of = call('HMGET', meta, 'f', 'o', 'd')
   return { 'joined', e, offset, published, of[1] or 0, of[2] or '', of[3] or '' }
 end
@@ -83,6 +88,9 @@ if record then
     if not lifetime then begin_epoch(call('INFO', 'replication')) end
     e, offset, published = epoch, format('%d', last), '0'
     write_record(e, offset, published)
+    describe()
+  elseif stay ~= '' then
+    describe() -- joins of a detached member have no numbers: the last one decides
   end
   return joined(e, tonumber(offset), published)
 end
@@ -90,9 +98,10 @@ end
 local published = '0'
 if call('HINCRBY', users, user, 1) == 1 and announced and carried == 0 then
   published = '1'
-  announce('onJoin', user, number)
+  announce('onJoin', user, number, info)
 elseif not lifetime then
   begin_epoch(call('INFO', 'replication')) -- the channel is new and joins are not published, or meta was lost alone
 end
 write_record(epoch, format('%d', last), published)
+describe()
 return joined(epoch, last, published)

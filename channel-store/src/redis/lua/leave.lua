@@ -2,7 +2,7 @@
 -- memory is full: apart from its one publication it only removes data.
 -- Follows epoch.lua, append.lua, clock.lua, members.lua.
 --
--- KEYS  10 tombstone of the incarnation (unused)  11 tombstone of the session  12 sessions of the incarnation
+-- KEYS  11 tombstone of the incarnation (unused)  12 tombstone of the session  13 sessions of the incarnation
 -- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone
 --       10 seconds that it lasts  11 incarnation
 -- reply 1 if there was a membership to end, else 0
@@ -12,8 +12,8 @@ local expired = expire_due(10)
 local record = call('HGET', sessions, session)
 if record and (not operation or tonumber(string.match(record, '^%d+')) < operation) then
   remove(session, record)
-  call('SREM', KEYS[12], session)
-  if call('EXISTS', KEYS[12]) == 0 then call('SREM', incarnations, ARGV[11]) end
+  call('SREM', KEYS[13], session)
+  if call('EXISTS', KEYS[13]) == 0 then call('SREM', incarnations, ARGV[11]) end
   ended = 1
 end
 if ended + expired > 0 then refresh() end
@@ -21,8 +21,8 @@ fan_out()
 
 -- A copy of the session's join may still arrive. From now on it is refused.
 if ARGV[9] == '1' then
-  local was = call('GET', KEYS[11])
+  local was = call('GET', KEYS[12])
   local newest = was and tonumber(was) > operation and was or ARGV[8]
-  call('SET', KEYS[11], newest, 'EX', ARGV[10])
+  call('SET', KEYS[12], newest, 'EX', ARGV[10])
 end
 return ended

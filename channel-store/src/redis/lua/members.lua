@@ -4,14 +4,16 @@
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
 --       8 detached members (zset: session -> when its time is over, this server's milliseconds)
 --       9 incarnations (set: those that have sessions here)
+--       10 infos (hash: user -> the JSON object that everybody may see), of users who have one
 -- ARGV  6 '1' if joins and leaves are published
 -- A record is lines: operation, '1' if the user is a number, epoch, offset, '1' if onJoin was published, incarnation, user.
 -- Names hold no control characters.
-local sessions, users, detached, incarnations, announced = KEYS[6], KEYS[7], KEYS[8], KEYS[9], ARGV[6] == '1'
+local sessions, users, detached, incarnations, infos, announced = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], ARGV[6] == '1'
 
--- Appends onJoin or onLeave. The user has the JSON type that the client used.
-local function announce(route, user, number)
+-- Appends onJoin or onLeave. The user has the JSON type that the client used. The info is '' or a JSON object.
+local function announce(route, user, number, info)
   local json = number == '1' and user or '"' .. string.gsub(user, '["\\]', '\\%0') .. '"'
+  if info ~= '' then json = json .. ',"info":' .. info end
   append(route .. '\0' .. user .. '\0{"userId":' .. json .. '}')
 end
 
@@ -22,7 +24,8 @@ local function remove(session, record)
   call('ZREM', detached, session)
   if call('HINCRBY', users, user, -1) <= 0 then
     call('HDEL', users, user)
-    if announced then announce('onLeave', user, number) end
+    call('HDEL', infos, user)
+    if announced then announce('onLeave', user, number, '') end
   end
 end
 

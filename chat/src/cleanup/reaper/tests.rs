@@ -44,22 +44,18 @@ impl Scene {
             self.leases.index_add(incarnation, &[entry]).await.unwrap();
         }
         for channel in channels {
-            let join = Join {
-                channel: channel.clone(),
-                user: User {
+            let join = Join::new(
+                channel.clone(),
+                User {
                     id: UserId::new(incarnation.as_str()).unwrap(),
                     is_number: false,
                 },
-                membership: Membership::Session {
+                Membership::Session {
                     incarnation: incarnation.clone(),
                     session: SessionId::new(format!("{incarnation} in {channel}")).unwrap(),
                     operation: 1,
                 },
-                deadline: None,
-                replaces: Vec::new(),
-                repairs: None,
-                stay: None,
-            };
+            );
             self.store.join(join).await.unwrap();
         }
     }

@@ -71,22 +71,18 @@ impl Scene {
         let entry = IndexEntry { place, nonce: 1 };
         leases.index_add(incarnation, &[entry]).await.unwrap();
         for name in ["ann", "bob", "cid"] {
-            let join = Join {
-                channel: room(),
-                user: User {
+            let join = Join::new(
+                room(),
+                User {
                     id: UserId::new(name).unwrap(),
                     is_number: false,
                 },
-                membership: Membership::Session {
+                Membership::Session {
                     incarnation: incarnation.clone(),
                     session: SessionId::new(format!("{incarnation} {name}")).unwrap(),
                     operation: 1,
                 },
-                deadline: None,
-                replaces: Vec::new(),
-                repairs: None,
-                stay: None,
-            };
+            );
             self.store.join(join).await.unwrap();
         }
     }

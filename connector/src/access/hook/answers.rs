@@ -1,12 +1,12 @@
 //! What the hook's answers mean, checked before anybody goes by them.
 
 use super::error::HookError;
-use crate::access::claims::{CHANNELS, Claims, LARGEST_INFO, NEVER, user_id};
+use crate::access::claims::{CHANNELS, Claims, NEVER, user_id};
 use crate::access::grants::{Grant, Grants};
 use crate::access::rights::{Right, Rights};
 use crate::operator::{Object, ObjectError, object};
 use bytes::Bytes;
-use channel_store::ChannelName;
+use channel_store::{ChannelName, UserInfo};
 use proto::access::v1::authorize_send_response::Content;
 use proto::access::v1::{
     AuthorizeChannelsResponse, AuthorizeSendResponse, Denial, Denied, Granted, login_response,
@@ -106,10 +106,8 @@ fn of_granted(granted: Granted, now: u64) -> Result<Claims, Unusable> {
     }
     let info = info.map(|info| json::render(&info)).transpose();
     let info = info.map_err(|error| format!("the info of the answer {error}"))?;
-    let info = info.and_then(|info| String::from_utf8(info).ok());
-    if info.as_ref().is_some_and(|info| info.len() > LARGEST_INFO) {
-        return Err("the info of the answer has more than 1 KiB".to_owned());
-    }
+    let info = info.map(UserInfo::new).transpose();
+    let info = info.map_err(|error| format!("the info of the answer {error}"))?;
     Ok(Claims {
         user,
         issuer: "hook".to_owned(),

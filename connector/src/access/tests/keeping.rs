@@ -8,6 +8,7 @@ use testkit::tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, advance};
+use wire::Reason;
 
 /// Serves these answers, one after the other, and the last one again and again. Counts the requests.
 struct Served {
@@ -178,7 +179,13 @@ async fn keys_serve_for_a_day_while_their_source_is_away_and_no_longer() {
     hours(2).await;
     testkit::wait::eventually("the keys end", testkit::SOON, async || !*has_keys.borrow()).await;
     let refused = verifier.verify(&signed(&signer, "k"), SystemTime::now());
-    assert_eq!(refused, Err(Rejected::NoKeys));
+    let refused = refused.unwrap_err();
+    assert_eq!(refused, Rejected::NoKeys);
+    assert_eq!(
+        refused.reason(),
+        Reason::Unavailable,
+        "it may be tried again"
+    );
     // They come back with their source.
     *served.answers.lock() = VecDeque::from([ok(&jwks(&[("k", &signer)]))]);
     has_keys.wait_for(|has| *has).await.unwrap();

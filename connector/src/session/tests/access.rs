@@ -302,6 +302,17 @@ async fn a_session_whose_token_expires_is_told_and_closed_after_the_grace() {
     }
 }
 
+/// The clock of the issuer may be behind. The leeway counts once, however late the token is shown.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_shown_late_lasts_no_longer_than_another_one() {
+    let mut scene = with_token(&tokens(), &json!({"exp": now() - 20})).await;
+    let begun = Instant::now();
+    let told = scene.client.next().await;
+    assert_eq!(told, push("onExpired", &json!({"closesIn": 25})));
+    let rest = LEEWAY - Duration::from_secs(20);
+    assert!(begun.elapsed() <= rest, "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_refreshes_its_token_goes_on_also_within_the_grace() {
     let access = tokens();
@@ -552,4 +563,36 @@ async fn a_rule_may_give_those_who_come_back_nothing() {
         assert_eq!(reply["replayed"], 1);
         assert_eq!(reply["position"], json!({"epoch": "a", "offset": 5}));
     }
+}
+
+/// The claims name a channel, so that the session joins one before and one after the refresh.
+#[tokio::test(start_paused = true)]
+async fn what_a_token_tells_about_its_user_goes_with_each_join_that_follows() {
+    let access = tokens();
+    let mut scene = guest(&access, WireFormat::JSON).await;
+    let shown = token("u", &json!({"info": {"name": "安"}}));
+    let mut joins = Vec::new();
+    for (id, route, body) in [
+        (1, LOGIN, json!({"token": shown, "lessonId": "room"})),
+        (2, "chat.handler.join", json!({"channel": "second"})),
+        (4, "chat.handler.join", json!({"channel": "third"})),
+    ] {
+        if id == 4 {
+            let newer = token("u", &json!({"info": {"name": "Ann"}}));
+            let told = scene.ask(3, REFRESH, &json!({ "token": newer })).await;
+            assert_eq!(body_of(&told)["code"], 0);
+        }
+        let asked = request(id, route, &body);
+        tokio::join!(scene.me.handle(asked, Instant::now()), async {
+            is_followed(&mut scene.script).await;
+            let join = scene.instance.join().await.answer(Ok(joined("a", 5)));
+            joins.push(join.info_json);
+        });
+        let told = scene.client.next().await;
+        assert_eq!(body_of(&told)["code"], 0, "{told:?}");
+    }
+    assert_eq!(
+        joins,
+        [r#"{"name":"安"}"#, r#"{"name":"安"}"#, r#"{"name":"Ann"}"#]
+    );
 }

@@ -412,10 +412,10 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
     for channel in CHANNELS {
         let name = ChannelName::new(channel).unwrap();
         let page = world.store.members(&name, None, 100).await.unwrap();
-        let members: BTreeMap<_, _> = page.members.into_iter().collect();
         let here = (present.iter()).filter(|((of, _), count)| *of == channel && **count > 0);
         let here: BTreeMap<_, _> = here.map(|((_, user), count)| (*user, *count)).collect();
-        let listed: BTreeMap<_, _> = members.iter().map(|(it, n)| (it.as_str(), *n)).collect();
+        let listed = page.members.iter().map(|it| (it.id.as_str(), it.sessions));
+        let listed: BTreeMap<_, _> = listed.collect();
         if listed != here {
             world.fail(format!(
                 "{channel} lists {listed:?}, but {here:?} are members"

@@ -70,15 +70,7 @@ impl World {
     }
 
     fn join(&self, visitor: &Visitor, session: &SessionId) -> Join {
-        Join {
-            channel: channel(),
-            user: user(&visitor.user),
-            membership: self.membership(session),
-            deadline: None,
-            replaces: Vec::new(),
-            repairs: None,
-            stay: None,
-        }
+        Join::new(channel(), user(&visitor.user), self.membership(session))
     }
 
     fn leave(&self, visitor: &Visitor, session: &SessionId) -> Leave {

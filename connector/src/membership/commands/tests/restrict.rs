@@ -34,7 +34,10 @@ impl Node {
         let guard = self.lease.enter(vec![Place::User(user.clone())]).await;
         let (connection, client) = client::client(WireFormat::JSON).await;
         let (session, guard) = (SessionId::new(session).unwrap(), Arc::new(guard.unwrap()));
-        let shown = Shown { proof: None, token };
+        let shown = Shown {
+            token,
+            ..Shown::default()
+        };
         let registration = self
             .logins
             .begin(&guard, &user, &session, &connection, shown);
@@ -224,7 +227,7 @@ async fn only_the_token_that_was_shown_last_counts() {
     let renew = |jti| {
         let registration = guest.registration();
         one.logins
-            .renew_token(registration, token(1, jti), deadline)
+            .renew_token(registration, token(1, jti), None, deadline)
     };
     assert_eq!(renew("new").await, Ok(()));
     let mut chat = chat(&store, store.inboxes());
