@@ -46,8 +46,8 @@ impl Pace {
         self.take_many(rate, 1, now)
     }
 
-    /// Takes so many at once, if they are allowed at this rate. More than a burst count as a burst, because they would never be
-    /// allowed otherwise.
+    /// Takes so many at once, if they are allowed at this rate. More than a burst are allowed after a rest, because they never
+    /// would be otherwise, and are made up for afterwards.
     ///
     /// # Errors
     /// The time to wait before the next attempt.
@@ -55,7 +55,7 @@ impl Pace {
         let whole_at = self.whole_after(rate, many.min(rate.burst), now);
         let waits = whole_at.saturating_duration_since(now + rate.burst * rate.interval);
         if waits.is_zero() {
-            self.whole_at = Some(whole_at);
+            self.charge(rate, many, now);
             Ok(())
         } else {
             Err(waits)
@@ -116,9 +116,11 @@ mod tests {
         assert_eq!(pace.take_many(&rate, 600, now), Ok(()));
         assert_eq!(pace.take_many(&rate, 600, now), Err(200 * interval));
         assert_eq!(pace.take_many(&rate, 400, now), Ok(()));
+        // More than a burst goes once, and the rate is kept all the same.
         let rested = now + 1_000 * interval;
-        assert_eq!(pace.take_many(&rate, u32::MAX, rested), Ok(()));
-        assert_eq!(pace.take(&rate, rested), Err(interval));
+        assert_eq!(pace.take_many(&rate, 5_000, rested), Ok(()));
+        assert_eq!(pace.take(&rate, rested), Err(4_001 * interval));
+        assert_eq!(pace.take(&rate, rested + 4_001 * interval), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -191,7 +191,11 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     // A reader of JSON logs must get nothing but JSON.
     if config.log.log_format == LogFormat::Text {
         let is_encrypted = config.clients.tls.certificate.is_some();
-        eprintln!("{}", try_next(&clients, grpc, is_encrypted));
+        // With tokens the greeting would show logins and calls that are refused.
+        let doors = [config.clients.door(&clients), config.grpc_door(grpc)];
+        if doors.iter().all(|door| !door.is_guarded) {
+            eprintln!("{}", try_next(&clients, grpc, is_encrypted));
+        }
     }
 
     let rules = &config.clients.auth.channels;

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use prost::Message;
 use prost_reflect::DescriptorPool;
 use serde_json::value::RawValue;
+use std::time::Duration;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{StatusExt, pb};
@@ -73,10 +74,15 @@ pub(super) fn error(contract: &Contract, status: &Status) -> Response<Body> {
         .get_details_retry_info()
         .and_then(|it| it.retry_delay);
     if let Some(wait) = wait {
-        let seconds = wait.as_secs().max(1).into();
+        let seconds = whole_seconds(wait).into();
         answer.headers_mut().insert(RETRY_AFTER, seconds);
     }
     answer
+}
+
+/// Rounded up, because a caller that comes back too early is refused again.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 pub(super) fn error_json(types: &DescriptorPool, status: &Status) -> Vec<u8> {
@@ -143,5 +149,17 @@ fn code(code: Code) -> (&'static str, StatusCode) {
         Code::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE),
         Code::DataLoss => ("data_loss", StatusCode::INTERNAL_SERVER_ERROR),
         Code::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_told_to_wait_whole_seconds_and_long_enough() {
+        for (milliseconds, seconds) in [(0, 1), (1, 1), (1_000, 1), (4_001, 5), (4_999, 5)] {
+            assert_eq!(whole_seconds(Duration::from_millis(milliseconds)), seconds);
+        }
     }
 }

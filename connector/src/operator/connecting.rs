@@ -29,8 +29,8 @@ struct State {
     backoff: Backoff,
     /// When the last attempt began, and when the next may begin.
     last: Option<(Instant, Instant)>,
-    /// The last attempt that is over has failed.
-    is_failing: bool,
+    /// Why the last attempt has failed that is over. `None`: it has not.
+    failure: Option<String>,
 }
 
 impl Pacing {
@@ -42,14 +42,14 @@ impl Pacing {
             state: Mutex::new(State {
                 backoff: Backoff::new(SHORTEST, LONGEST),
                 last: None,
-                is_failing: false,
+                failure: None,
             }),
         }
     }
 
     /// True if the last attempt has failed, so that other addresses are tried first.
     pub(super) fn is_failing(&self) -> bool {
-        self.state.lock().is_failing
+        self.state.lock().failure.is_some()
     }
 
     /// Connects, or fails at once if the last attempt was a moment ago.
@@ -64,14 +64,18 @@ impl Pacing {
         let mut state = self.state.lock();
         if let Some((last, next)) = state.last {
             if now < next {
+                let why = state
+                    .failure
+                    .as_deref()
+                    .unwrap_or("the connection has ended");
                 return Err(io::Error::other(format!(
-                    "{} was tried a moment ago, and is tried again in {} ms",
+                    "{why}; {} is tried again in {} ms",
                     self.name,
                     (next - now).as_millis()
                 )));
             }
             // The connection has lasted longer than any pause, so the service does not end each connection at once.
-            if !state.is_failing && now - last > 2 * LONGEST {
+            if state.failure.is_none() && now - last > 2 * LONGEST {
                 state.backoff.reset();
             }
         }
@@ -83,7 +87,8 @@ impl Pacing {
     fn note(&self, error: Option<&io::Error>) {
         let was_failing = {
             let mut state = self.state.lock();
-            std::mem::replace(&mut state.is_failing, error.is_some())
+            let failure = error.map(ToString::to_string);
+            std::mem::replace(&mut state.failure, failure).is_some()
         };
         let Self { name, outage, .. } = self;
         match error {
@@ -124,9 +129,9 @@ mod tests {
 
     #[tokio::test]
     async fn attempts_to_connect_become_rare_however_many_calls_want_one() {
-        for is_failing in [true, false] {
+        for failure in [Some("refused".to_owned()), None] {
             let pacing = pacing();
-            pacing.state.lock().is_failing = is_failing;
+            pacing.state.lock().failure = failure;
             let now = Instant::now();
             let first = attempts(&pacing, now, Duration::from_secs(10));
             assert!((2..=25).contains(&first), "{first} attempts in ten seconds");
@@ -142,5 +147,15 @@ mod tests {
         pacing.begin(later).unwrap();
         // And the pause after it is the shortest again.
         assert!(pacing.begin(later + SHORTEST * 2).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_tried_yet_says_why_the_last_attempt_has_failed() {
+        let pacing = pacing();
+        let now = Instant::now();
+        pacing.begin(now).unwrap();
+        pacing.note(Some(&io::Error::other("nobody listens there")));
+        let refused = pacing.begin(now).unwrap_err().to_string();
+        assert!(refused.contains("nobody listens there"), "{refused}");
     }
 }

@@ -306,7 +306,16 @@ impl Handlers {
             Ok(Admission::Yes) => Ok(registration),
             Ok(Admission::Taken) => Err(Refused::Taken),
             Ok(Admission::Full) => Err(Refused::Here(Reason::TooManyConnections.into())),
-            Ok(Admission::Forbidden(forbidden)) => Err(Refused::Forbidden(forbidden)),
+            Ok(Admission::Forbidden(forbidden)) => {
+                let why = match &forbidden {
+                    Forbidden::Blocked(_) => "the user is blocked",
+                    Forbidden::TokenRevoked => "the token was revoked",
+                };
+                let (user, peer) = (user.id.as_str(), self.connection.peer());
+                let peer = peer.map(|it| it.to_string());
+                tracing::info!(user, peer, why, "login refused");
+                Err(Refused::Forbidden(forbidden))
+            }
             Err(error) => {
                 tracing::debug!(%error, "login failed");
                 Err(Refused::Failed)

@@ -7,6 +7,7 @@ use crate::access::testing::{self, SECRET, Signer, now};
 use crate::access::{Algorithm, AuthSettings, HookSettings, IssuerSettings, Mode, Rules};
 use crate::testing::joining;
 use channel_rules::ChannelRule;
+use channel_store::FeedSink;
 use serde::Deserialize;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -565,17 +566,26 @@ async fn a_rule_may_give_those_who_come_back_nothing() {
     }
 }
 
-/// The claims name a channel, so that the session joins one before and one after the refresh.
 #[tokio::test(start_paused = true)]
 async fn what_a_token_tells_about_its_user_goes_with_each_join_that_follows() {
     let access = tokens();
     let mut scene = guest(&access, WireFormat::JSON).await;
     let shown = token("u", &json!({"info": {"name": "安"}}));
     let mut joins = Vec::new();
-    for (id, route, body) in [
-        (1, LOGIN, json!({"token": shown, "lessonId": "room"})),
-        (2, "chat.handler.join", json!({"channel": "second"})),
-        (4, "chat.handler.join", json!({"channel": "third"})),
+    for (id, route, channel, body) in [
+        (
+            1,
+            LOGIN,
+            "room",
+            json!({"token": shown, "lessonId": "room"}),
+        ),
+        (
+            2,
+            "chat.handler.join",
+            "second",
+            json!({"channel": "second"}),
+        ),
+        (4, "chat.handler.join", "third", json!({"channel": "third"})),
     ] {
         if id == 4 {
             let newer = token("u", &json!({"info": {"name": "Ann"}}));
@@ -584,15 +594,16 @@ async fn what_a_token_tells_about_its_user_goes_with_each_join_that_follows() {
         }
         let asked = request(id, route, &body);
         tokio::join!(scene.me.handle(asked, Instant::now()), async {
-            is_followed(&mut scene.script).await;
+            let_run().await;
+            let channel = ChannelName::new(channel).unwrap();
+            scene.script.hub.subscribed(&connection(1), &channel);
+            scene.script.next_read().await.answer(head(at("a", 4)));
             let join = scene.instance.join().await.answer(Ok(joined("a", 5)));
             joins.push(join.info_json);
         });
         let told = scene.client.next().await;
         assert_eq!(body_of(&told)["code"], 0, "{told:?}");
     }
-    assert_eq!(
-        joins,
-        [r#"{"name":"安"}"#, r#"{"name":"安"}"#, r#"{"name":"Ann"}"#]
-    );
+    let expected = [r#"{"name":"安"}"#, r#"{"name":"安"}"#, r#"{"name":"Ann"}"#];
+    assert_eq!(joins, expected);
 }
