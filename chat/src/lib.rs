@@ -231,5 +231,8 @@ fn accept(port: Port, connections: Arc<Connections>) -> impl Stream<Item = io::R
 /// Returns when the shutdown was requested and this time has passed since.
 async fn drained(shutdown: &Shutdown, drain_time: Duration) {
     shutdown.requested().await;
-    tokio::time::sleep(drain_time).await;
+    tokio::select! {
+        () = shutdown.hurried() => {}
+        () = tokio::time::sleep(drain_time) => {}
+    }
 }

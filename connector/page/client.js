@@ -218,7 +218,7 @@ export class Client {
   #closed(code) {
     if (code === TOO_BIG) this.#giveUpLargest();
     if (this.#kicked?.reconnect === false) this.#over(this.#kicked);
-    else this.#lost(this.#kicked ?? { reason: 'LOST', message: `connection lost (${code})` });
+    else this.#lost(this.#kicked ?? { reason: 'LOST', message: `connection lost (${code})` }, this.#kicked?.reconnectAfterMs);
   }
 
   /** Gives up the largest message of this connection: it was too large, and would end the next connection, too. */

@@ -1,7 +1,9 @@
 //! A connector's settings.
 
+mod drain;
 mod rates;
 
+pub use drain::{DRAIN, DrainSettings};
 pub use rates::{RATES, RateSettings};
 
 use crate::access::{AccessControl, AccessTables, AuthSettings, Mode};
@@ -285,6 +287,10 @@ pub struct ClientSettings {
     #[arg(long, value_name = "NUMBER")]
     pub polling: Option<usize>,
 
+    /// How the connector stops.
+    #[command(flatten)]
+    pub drain: DrainSettings,
+
     /// Settings for who may log in, and for what sessions may do.
     #[command(flatten)]
     pub auth: AuthSettings,
@@ -310,6 +316,7 @@ impl Grouped for Config {
         ACCESS,
         LIMITS,
         RATES,
+        DRAIN,
         ("Access", &[INSECURE, "chat_token_file", "admin_hosts"]),
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
@@ -528,6 +535,7 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
+        self.drain.check()?;
         self.tls.check().map_err(|error| error.to_string())?;
         let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
         let checked = self.route_tls.check(&uris);

@@ -57,6 +57,7 @@ use runtime::{Readiness, Shutdown};
 use session::{Services, Terms};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use transport::proxies::Proxies;
 use wire::WireFormat;
@@ -215,8 +216,9 @@ impl Connector {
     }
 
     /// Serves clients until the shutdown is requested, or until a back end wants this connector to stop: then it requests the
-    /// shutdown itself, so that the whole process ends as after SIGTERM. Then it closes every socket with a reason, waits until every
-    /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
+    /// shutdown itself, so that the whole process ends as after SIGTERM. Then it goes on for a while, so that balancers notice, closes
+    /// every socket with a reason, one after another, waits until every leave has landed, and gives the lease back. `[drain]` says how
+    /// long this takes. With a grace the members stay: the
     /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
     /// answers with `readiness`.
     ///
@@ -273,12 +275,15 @@ impl Connector {
             proxies: Proxies::new(&settings.trusted_proxies, settings.proxy_protocol),
             addresses,
             readiness,
+            shutdown: shutdown.clone(),
         };
         let port = Port {
             http: Arc::new(http),
             limits,
             tls,
         };
+        let drain = &settings.drain;
+        shutdown.may_take(drain.deadline);
         let keeping = services.keep();
         let mut changes = services.access.changes();
         let judging = async {
@@ -287,17 +292,39 @@ impl Connector {
             }
             std::future::pending::<()>().await;
         };
+        let is_reached_by_others = listener.is_open_to_others();
+        let stopping = async {
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = services.commands.process().is_to_stop() => {
+                    tracing::info!("a back end has called DrainConnector: draining");
+                    shutdown.request();
+                }
+            }
+            clients.give_notice();
+            let notice = match shutdown.is_at_once() {
+                true => Duration::ZERO,
+                false => drain.notice(is_reached_by_others),
+            };
+            tokio::select! {
+                () = shutdown.hurried() => {}
+                () = sleep(notice) => {}
+            }
+            clients.close_polling(drain.pace(), &shutdown).await;
+        };
+        tokio::pin!(judging);
         tokio::select! {
             biased;
-            () = shutdown.requested() => {}
-            () = services.commands.process().is_to_stop() => {
-                tracing::info!("a back end has called DrainConnector: draining");
-                shutdown.request();
-            }
+            () = stopping => {}
             never = Arc::new(port).serve(listener) => match never {},
-            () = judging => {}
+            () = &mut judging => {}
         }
-        clients.drain().await;
+        // The port does not listen any more. For those who are connected everything goes on until it is their turn.
+        tokio::select! {
+            biased;
+            () = clients.drain(drain.pace(), &shutdown) => {}
+            () = &mut judging => {}
+        }
         drop(keeping);
         services.lease.end(services.leaves.grace()).await;
     }

@@ -8,6 +8,7 @@ use wire::{Disconnect, Reason};
 
 /// Clients that are connected, over any protocol.
 pub(crate) const CONNECTIONS: &str = "connector_connections";
+pub(crate) const DRAIN_LEFT: &str = "connector_drain_left";
 /// Publications encoded, once for each wire format in use.
 pub(crate) const ENCODINGS: &str = "connector_encodings_total";
 /// How often the flusher wrote to clients what one channel had ready for them.
@@ -95,6 +96,10 @@ const REFUSALS: [&str; Reason::ALL.len()] = labels!(Reason, name);
 
 const FAMILIES: &[Family] = &[
     Family::gauge(CONNECTIONS, "Clients that are connected, over any protocol"),
+    Family::gauge(
+        DRAIN_LEFT,
+        "Connections that a connector which stops has still to close",
+    ),
     Family::counter(
         CLOSED,
         "Client connections that ended, by reason and protocol",

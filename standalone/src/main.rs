@@ -13,7 +13,7 @@ use chat::access::settings::ACCESS;
 use clap::Parser;
 use connector::access::AccessTables;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{ACCESS as LOGINS, CLIENTS, ENCRYPTION, LIMITS, RATES};
+use connector::config::{ACCESS as LOGINS, CLIENTS, DRAIN, ENCRYPTION, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
@@ -86,6 +86,7 @@ impl Grouped for Config {
         LOGINS,
         LIMITS,
         RATES,
+        DRAIN,
         ACCESS,
         ("Back ends", &["grpc_client_ca"]),
         ("Process", &["log_filter"]),
@@ -114,6 +115,7 @@ impl Settings for Config {
                 LOGINS.1,
                 LIMITS.1,
                 RATES.1,
+                DRAIN.1,
                 &["login_policy"],
             ],
         }],
@@ -280,9 +282,14 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     );
     let grpc = tokio::spawn(grpc);
 
-    connector.serve(listener, readiness, latest, shutdown).await;
+    connector
+        .serve(listener, readiness, latest, shutdown.clone())
+        .await;
     chat_shutdown.request();
-    grpc.await??;
+    tokio::select! {
+        served = grpc => served??,
+        () = shutdown.hurried() => {}
+    }
     admin.abort();
     Ok(())
 }

@@ -14,6 +14,7 @@ due = asyncio.Queue()  # ids of messages to send now
 position = None  # of the last push that we received
 secret = None  # proves at the next login that the session is ours, also before the server has noticed the loss
 failures = 0  # since the last connection that was of use
+wait = 0  # seconds, as the server has asked for
 
 
 async def ask(socket, id, route, body):
@@ -45,7 +46,7 @@ async def log_in(socket):
 
 
 async def listen(socket, loop):
-    global failures, position
+    global failures, position, wait
     async for text in socket:
         match json.loads(text):
             case {"id": id, "body": {"code": 0}}:
@@ -57,6 +58,8 @@ async def listen(socket, loop):
                 print("refused:", unanswered.pop(id, None), refusal["message"], file=sys.stderr)
             case {"route": "onKick", "body": {"reconnect": False, "reason": reason}}:
                 sys.exit(f"closed: {reason}")
+            case {"route": "onKick", "body": {"reconnectAfterMs": pause}}:
+                wait = pause / 1000
             case {"route": "onPosition", "body": body}:
                 position = {"epoch": body["epoch"], "offset": body["offset"]}
             case {"route": route, "offset": offset, "body": body}:
@@ -66,7 +69,7 @@ async def listen(socket, loop):
 
 
 async def main():
-    global failures, position
+    global failures, position, wait
     loop = asyncio.get_running_loop()
 
     def read():
@@ -91,6 +94,9 @@ async def main():
                 # Only the largest message can have been too large. Sent again, it would end the next one, too.
                 largest = max(unanswered, key=lambda id: len(unanswered[id]))
                 print("refused: too large:", len(unanswered.pop(largest)), file=sys.stderr)
+        # The server may have spread the clients whose connections it closes.
+        await asyncio.sleep(wait)
+        wait = 0
         # A longer pause after each failure, and a random one, because other clients have lost their connections, too.
         await asyncio.sleep(random.uniform(0.5, 1) * min(20, 0.25 * 2**failures))
         failures += 1

@@ -24,6 +24,7 @@ mod contract;
 mod costs;
 mod dead_connectors;
 mod deleting;
+mod deploys;
 mod detached_members;
 mod documented_calls;
 mod doors;

@@ -3,6 +3,7 @@
 //! `docs/protocols/` shows the same table to people; a test compares them.
 
 use crate::Error;
+use serde_json::Value;
 
 /// A reason to close a connection. [`Disconnect::farewell`] is what each protocol makes of it. "Reconnect" means that
 /// the client is told to connect again.
@@ -73,13 +74,15 @@ pub enum Disconnect {
     },
 }
 
-/// What a back end wants its clients to be told, in place of the words of the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What clients are told in place of the words of the table, because a back end wants it, and besides them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notice {
     /// The close code for JSON clients. `None`: that of the table.
     pub code: Option<u16>,
     /// The reason, for programs: at most [`Notice::REASON_LIMIT`] bytes. `None`: that of the table.
     pub reason: Option<Box<str>>,
+    /// How many milliseconds a client that connects again should wait before that. `None`: it need not wait.
+    pub reconnect_after_ms: Option<u32>,
 }
 
 impl Notice {
@@ -114,6 +117,25 @@ pub struct JsonFarewell<'a> {
     pub reason: &'a str,
     /// True if the client should connect again on its own.
     pub reconnect: bool,
+    /// How many milliseconds the client should wait before that, if many connect again at the same time.
+    pub after_ms: Option<u32>,
+}
+
+impl JsonFarewell<'_> {
+    /// The body of the push `onKick`.
+    pub(crate) fn body(&self) -> String {
+        let (reason, more) = (Value::from(self.reason), self.more());
+        format!(r#"{{"reason":{reason}{more}}}"#)
+    }
+
+    /// The members that follow the reason.
+    pub(crate) fn more(&self) -> String {
+        let after = self
+            .after_ms
+            .map(|it| format!(r#","reconnectAfterMs":{it}"#));
+        let (reconnect, after) = (self.reconnect, after.unwrap_or_default());
+        format!(r#","reconnect":{reconnect}{after}"#)
+    }
 }
 
 impl<'a> Farewell<'a> {
@@ -128,6 +150,7 @@ impl<'a> Farewell<'a> {
                 code: notice.code.unwrap_or(json.code),
                 reason: reason.unwrap_or(json.reason),
                 reconnect: json.reconnect,
+                after_ms: notice.reconnect_after_ms.filter(|_| json.reconnect),
             }),
         }
     }
@@ -272,6 +295,7 @@ const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Fa
             code,
             reason,
             reconnect: false,
+            after_ms: None,
         }),
     }
 }
@@ -285,6 +309,7 @@ const fn reconnect(websocket: u16, code: u16, reason: &'static str) -> Farewell<
             code,
             reason,
             reconnect: true,
+            after_ms: None,
         }),
     }
 }

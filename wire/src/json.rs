@@ -164,11 +164,7 @@ pub(crate) fn close(
     let Some(json) = farewell.json else {
         return format.carrier.close(farewell.code, &reason.text(), out);
     };
-    let body = format!(
-        r#"{{"reason":{},"reconnect":{}}}"#,
-        Value::from(json.reason),
-        json.reconnect
-    );
+    let body = json.body();
     text(format, r#"{"route":"onKick","body":"#, body.as_bytes(), out);
     format.carrier.close(json.code, json.reason, out);
 }

@@ -355,8 +355,7 @@ pub(crate) fn close(
     }
     if let Some(json) = farewell.json.filter(|it| it.reconnect && format.positions) {
         // A push like any other, so the client's library does not take it as final.
-        let reason = Value::from(json.reason);
-        let body = format!(r#"{{"reason":{reason},"reconnect":true}}"#);
+        let body = json.body();
         let body = text::for_clients(body.as_bytes());
         pushed(format, "onKick", [&body, b"", b""], out);
     }

@@ -274,7 +274,7 @@ pub(crate) fn close(
 ) {
     if let Some(json) = farewell.json.filter(|json| json.reconnect) {
         if format.positions {
-            kick(format, json.reason, r#","reconnect":true"#, out);
+            kick(format, json.reason, &json.more(), out);
         }
         return;
     }

@@ -5,24 +5,17 @@ use super::life::Life;
 use crate::limits::{ClientLimits, QueueLimits, SessionRates};
 use crate::metering::CONNECTIONS;
 use crate::session::Services;
+use crate::transport::Connection;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
 use crate::transport::peer::Peer;
 use crate::transport::socket::Socket;
-use crate::transport::{Connection, close_paced};
 use metrics::gauge;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wire::{Disconnect, WireFormat};
-
-/// The parts of the ten seconds that a shutdown may take: first the sockets close, then the leaves of their sessions
-/// land.
-const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
-const LAND_LEAVES: Duration = Duration::from_secs(5);
 
 /// How many sessions look at their rights at once.
 const LOOKS: usize = 1_000;
@@ -34,9 +27,9 @@ pub(crate) struct Clients {
     pub(crate) queues: Arc<QueueLimits>,
     /// How often the sessions of further clients may do things.
     rates: RwLock<SessionRates>,
-    connections: Mutex<Slab<Arc<Connection>>>,
+    pub(super) connections: Mutex<Slab<Arc<Connection>>>,
     /// The tasks of all clients.
-    loops: TaskTracker,
+    pub(super) loops: TaskTracker,
 }
 
 impl Clients {
@@ -156,45 +149,9 @@ impl Clients {
         }
     }
 
-    /// True once the connector has begun to stop.
+    /// True once no new session may begin, because the connector stops.
     pub(crate) fn is_closing(&self) -> bool {
         self.loops.is_closed()
-    }
-
-    async fn close_all(&self, reason: Disconnect) {
-        let connections: Vec<_> = self
-            .connections
-            .lock()
-            .iter()
-            .map(|(_, connection)| Arc::clone(connection))
-            .collect();
-        tracing::info!(connections = connections.len(), "closing");
-        close_paced(&connections, reason).await;
-    }
-
-    /// Closes every socket with a reason and lands every leave, within the time that a shutdown may take.
-    pub(crate) async fn drain(&self) {
-        let deadline = Instant::now() + CLOSE_SOCKETS;
-        self.services.commands.process().drains();
-        // This comes first. A client that connects from now on is closed at once, because it is not in the list below.
-        self.loops.close();
-        self.close_all(Disconnect::Shutdown).await;
-        if timeout_at(deadline, self.loops.wait()).await.is_err() {
-            tracing::warn!(
-                connections = self.loops.len(),
-                "sockets did not close in time"
-            );
-            let left: Vec<_> = (self.connections.lock().iter())
-                .map(|(_, connection)| Arc::clone(connection))
-                .collect();
-            left.iter().for_each(|connection| connection.abort());
-        }
-        if timeout(LAND_LEAVES, self.services.leaves.landed())
-            .await
-            .is_err()
-        {
-            tracing::error!("some leaves did not land");
-        }
     }
 }
 
@@ -233,12 +190,15 @@ mod tests {
     use crate::testing::chat::joined;
     use crate::testing::counters::Counters;
     use crate::testing::{LIMITS, soon};
+    use crate::transport::close_paced;
     use crate::transport::connection::CLOSE_PAUSE;
     use channel_store::UserId;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
+    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn all_connections_are_closed_in_two_seconds_however_many_there_are() {
@@ -251,10 +211,10 @@ mod tests {
             .take(count)
             .collect();
             let begun = Instant::now();
-            close_paced(&connections, Disconnect::Shutdown).await;
+            close_paced(&connections, Disconnect::Dead).await;
             assert_eq!(begun.elapsed(), batches * CLOSE_PAUSE, "{count}");
-            assert!(begun.elapsed() <= CLOSE_SOCKETS / 2);
-            let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Shutdown);
+            assert!(begun.elapsed() <= Duration::from_secs(2));
+            let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Dead);
             assert!(connections.iter().all(is_closing));
         }
     }

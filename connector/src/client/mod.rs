@@ -4,6 +4,8 @@ mod backlog;
 mod client_loop;
 mod clients;
 mod clock;
+mod drain;
 mod life;
 
 pub(crate) use clients::Clients;
+pub(crate) use drain::Pace;

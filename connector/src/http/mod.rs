@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use origin::From;
 pub(crate) use origin::Origins;
 use response::{Gone, full, peer, plain};
-use runtime::Readiness;
+use runtime::{Readiness, Shutdown};
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ pub(crate) struct Http {
     pub(crate) addresses: Arc<Addresses>,
     /// What `/healthz` answers with.
     pub(crate) readiness: Readiness,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Http {
@@ -179,7 +180,7 @@ impl Http {
 
     /// The same as the admin port's `/readyz`, for balancers that reach this port alone.
     fn health(&self) -> Response<Full<Bytes>> {
-        let (is_ready, text) = self.readiness.describe(self.clients.is_closing());
+        let (is_ready, text) = self.readiness.describe(self.shutdown.is_requested());
         let mut response = Response::new(Full::from(text));
         if !is_ready {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

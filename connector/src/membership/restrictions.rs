@@ -72,7 +72,10 @@ impl Registration {
         match forbidden {
             Forbidden::Blocked(block) => {
                 let reason = (!block.reason.is_empty()).then(|| block.reason.as_str().into());
-                let notice = Notice { code: None, reason };
+                let notice = Notice {
+                    reason,
+                    ..Notice::default()
+                };
                 connection.close_saying(Disconnect::Blocked, &notice);
             }
             Forbidden::TokenRevoked => connection.close(Disconnect::TokenRevoked),

@@ -370,6 +370,11 @@ impl Connection {
         queue.concluded && queue.chunks.is_empty()
     }
 
+    /// True while the client polls, so that each of its requests may come over a new socket.
+    pub(crate) fn polls(&self) -> bool {
+        self.outlet.polls()
+    }
+
     /// Returns when a polling client has fetched everything. For other clients it returns at once.
     pub(crate) async fn fetched(&self) {
         self.outlet.fetched().await;

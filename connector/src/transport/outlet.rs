@@ -102,6 +102,11 @@ impl Outlet {
         }
     }
 
+    /// True while the client polls.
+    pub(crate) fn polls(&self) -> bool {
+        matches!(&self.0, Kind::Mailbox(_, socket) if socket.get().is_none())
+    }
+
     /// Returns when a polling client has fetched everything. For other clients it returns at once.
     pub(crate) async fn fetched(&self) {
         if let Kind::Mailbox(mailbox, _) = &self.0 {

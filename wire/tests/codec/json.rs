@@ -192,6 +192,27 @@ fn a_close_is_a_push_and_a_close_code() {
     }
 }
 
+/// A client that must not come back is not told when.
+#[test]
+fn a_client_that_connects_again_is_told_how_long_to_wait() {
+    let notice = Notice {
+        reconnect_after_ms: Some(750),
+        ..Notice::default()
+    };
+    let told = |reason| {
+        let out = written(|out| wire::close_with(WireFormat::JSON, reason, &notice, out));
+        String::from_utf8(frames(&out)[0].1.clone()).unwrap()
+    };
+    assert_eq!(
+        told(Disconnect::Shutdown),
+        r#"{"route":"onKick","body":{"reason":"shutdown","reconnect":true,"reconnectAfterMs":750}}"#
+    );
+    assert_eq!(
+        told(Disconnect::Kicked),
+        r#"{"route":"onKick","body":{"reason":"kick","reconnect":false}}"#
+    );
+}
+
 #[test]
 fn a_back_end_chooses_code_and_reason_and_may_leave_them_as_they_are() {
     let reason = Disconnect::ByBackEnd { reconnect: false };
@@ -199,6 +220,7 @@ fn a_back_end_chooses_code_and_reason_and_may_leave_them_as_they_are() {
         let notice = Notice {
             code,
             reason: text.map(Into::into),
+            ..Notice::default()
         };
         frames(&written(|out| {
             wire::close_with(WireFormat::JSON, reason, &notice, out);

@@ -447,6 +447,7 @@ fn notice(code: u16, reason: &str) -> Notice {
     Notice {
         code: Some(code),
         reason: Some(reason.into()),
+        ..Notice::default()
     }
 }
 

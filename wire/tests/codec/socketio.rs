@@ -305,6 +305,12 @@ fn for_a_client_that_should_come_back_the_connection_breaks() {
         told,
         json!({"route": "onKick", "reason": "shutdown", "reconnect": true})
     );
+    let notice = Notice {
+        reconnect_after_ms: Some(750),
+        ..Notice::default()
+    };
+    let told = only(|out| wire::close_with(format, Disconnect::Shutdown, &notice, out));
+    assert_eq!(told["reconnectAfterMs"], 750);
 }
 
 #[test]
@@ -312,6 +318,7 @@ fn a_back_end_chooses_the_words_of_a_kick() {
     let notice = Notice {
         code: None,
         reason: Some("a \"b\"".into()),
+        ..Notice::default()
     };
     let reason = Disconnect::ByBackEnd { reconnect: false };
     let out = written(|out| wire::close_with(NEW, reason, &notice, out));

@@ -28,6 +28,7 @@ impl Commands {
         let notice = Notice {
             code: u16::try_from(action.code).ok().filter(|code| *code != 0),
             reason: (!action.reason.is_empty()).then(|| action.reason.into()),
+            ..Notice::default()
         };
         let except = action.except_sessions;
         let close = |registration: &Registration, connection: &Connection| {

@@ -1,0 +1,184 @@
+//! A deploy: connectors and chats are restarted one after another while members send. Connectors close their connections at a pace,
+//! so that those who stay are not overrun.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
+use testkit::history::Event;
+use testkit::pomelo::{SEND, SENT, left};
+use testkit::redis::Redis;
+use testkit::system::Plan;
+use testkit::{SOON, http, long, wait};
+use tokio::time::Instant;
+
+/// How long a service may take to end.
+const END: Duration = Duration::from_secs(30);
+
+/// The number of connections that a connector says it has. `None`: it does not answer any more.
+async fn connections(admin: SocketAddr) -> Option<u64> {
+    let metrics = http::get(admin, "/metrics").await?;
+    let mut lines = metrics.body.lines();
+    lines.find_map(|it| it.strip_prefix("connector_connections ")?.parse().ok())
+}
+
+/// Looks at the connections of a connector until it has none, or does not answer. Returns what was seen, and when.
+async fn watch(admin: SocketAddr) -> Vec<(Instant, u64)> {
+    let mut seen = Vec::new();
+    while let Some(count) = connections(admin).await {
+        seen.push((Instant::now(), count));
+        if count == 0 {
+            break;
+        }
+    }
+    seen
+}
+
+/// Between any two looks at most this many connections a second were closed, and those of one second more.
+fn assert_paced(seen: &[(Instant, u64)], rate: u64) {
+    for (index, (began, before)) in seen.iter().enumerate() {
+        for (ended, after) in &seen[index..] {
+            let seconds = (*ended - *began).as_secs_f64();
+            let closed = before.saturating_sub(*after);
+            let most = rate as f64 * (seconds + 1.0);
+            assert!(closed as f64 <= most, "{closed} connections in {seconds} s");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_to_leave() {
+    let (each, rate, flag) = if long() {
+        (2_000, 500, "500")
+    } else {
+        (40, 20, "20")
+    };
+    let plan = Plan::of(3, 2)
+        .alone()
+        .chat_flags(&WHOLE_LOG)
+        .connector_flags(&["--grace", "60s", "--drain-rate", flag]);
+    let _permit = plan.permit().await;
+    let redis = Redis::start().await;
+    let mut services = plan.services(&redis.url(), &redis.url()).await;
+    let addresses = services.addresses();
+    let mut followers = Followers::empty(ROOM, &addresses);
+    for number in 0..6 {
+        let pace = Some(Duration::from_millis(100));
+        followers.add(&format!("speaker{number}"), pace, number % 3);
+    }
+    for number in 0..3 * each {
+        followers.add(&format!("listener{number}"), None, number % 3);
+    }
+    followers.until_online().await;
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
+
+    for connector in &mut services.connectors {
+        let before = connector.connections().await;
+        connector.terminate();
+        let began = Instant::now();
+        let seen = watch(connector.admin()).await;
+        assert!(connector.ended_within(END).await.success());
+        let took = began.elapsed();
+        println!("{before} connections, ended after {took:?}");
+        assert_paced(&seen, rate);
+        let least = Duration::from_secs_f64(before as f64 / rate as f64) - Duration::from_secs(1);
+        assert!(took >= least, "it took {took:?}");
+        connector.restart().await;
+        connector.ready().await;
+        followers.until_online().await;
+        followers.until_each_acknowledged(5).await;
+    }
+    for chat in &mut services.chats {
+        chat.terminate();
+        assert!(chat.ended_within(END).await.success());
+        chat.restart().await;
+        chat.ready().await;
+        followers.until_each_acknowledged(5).await;
+    }
+
+    let api = services.api(0);
+    let history = followers.stop_and_collect(&api, redis.address()).await;
+    println!("{}; slowest {:?}", followers.report(), followers.slowest());
+    assert_consistent(&history, &[]);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
+    let first = &followers.all()[0];
+    let left =
+        |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
+    let left = first.notes().read().events.iter().filter(left).count();
+    assert_eq!(left, 0, "nobody seems to leave");
+    if long() {
+        assert!(
+            followers.slowest() < Duration::from_secs(1),
+            "{:?}",
+            followers.slowest()
+        );
+    }
+    wait::eventually("everybody is a member", SOON, async || {
+        let members = api.members(ROOM).await;
+        members.is_ok_and(|members| members.len() == 3 * each + 6)
+    })
+    .await;
+}
+
+/// Balancers see it first. Until the notice is over, everything goes on, also for newcomers.
+#[tokio::test]
+async fn a_connector_gives_notice_before_it_closes_anybody() {
+    let notice = ["--drain-notice", "3s"];
+    let system = Plan::of(2, 1).connector_flags(&notice).start().await;
+    let member = system.member(0, "ann", "room").await;
+    let connector = &system.connectors[0];
+    connector.terminate();
+    wait::eventually("the connector is not ready", SOON, async || {
+        connector.readyz().await == Some(503)
+    })
+    .await;
+    let health = http::get(connector.address(), "/healthz")
+        .await
+        .expect("it answers");
+    assert_eq!(health.status, 503);
+    assert!(health.body.starts_with("draining"), "{}", health.body);
+    let late = system.member(0, "bob", "room").await;
+    let sent = late.request(SEND, r#"{"content":"still here"}"#).await;
+    assert_eq!(sent, SENT);
+    member
+        .until_push(r#"onMessage {"content":"still here","userId":"bob"}"#)
+        .await;
+    for client in [member, late] {
+        client.end(3 * SOON).await;
+        assert_eq!(client.kicked(), None);
+    }
+}
+
+/// A second signal closes everybody who is left at once, and their leaves land.
+#[tokio::test]
+async fn a_connector_that_is_hurried_closes_everybody_at_once_and_loses_no_leave() {
+    let flags = [
+        "--drain-rate",
+        "1",
+        "--drain-window",
+        "100s",
+        "--drain-deadline",
+        "110s",
+    ];
+    let mut system = Plan::of(2, 1).connector_flags(&flags).start().await;
+    let watcher = system.member(1, "watcher", "room").await;
+    let mut members = Vec::new();
+    for number in 0..30 {
+        members.push(system.member(0, &format!("user{number}"), "room").await);
+    }
+    let connector = &mut system.connectors[0];
+    connector.terminate();
+    wait::eventually("somebody was closed", SOON, async || {
+        members.iter().any(|member| member.ended().is_some())
+    })
+    .await;
+    assert!(
+        members.iter().any(|member| member.ended().is_none()),
+        "not everybody"
+    );
+    connector.terminate();
+    assert!(connector.ended_within(END).await.success());
+    for number in 0..30 {
+        watcher.until_push(&left(&format!("user{number}"))).await;
+    }
+}
