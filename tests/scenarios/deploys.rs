@@ -163,7 +163,7 @@ async fn a_connector_that_is_hurried_closes_everybody_at_once_and_loses_no_leave
     let mut system = Plan::of(2, 1).connector_flags(&flags).start().await;
     let watcher = system.member(1, "watcher", "room").await;
     let mut members = Vec::new();
-    for number in 0..30 {
+    for number in 0..50 {
         members.push(system.member(0, &format!("user{number}"), "room").await);
     }
     let connector = &mut system.connectors[0];
@@ -178,7 +178,7 @@ async fn a_connector_that_is_hurried_closes_everybody_at_once_and_loses_no_leave
     );
     connector.terminate();
     assert!(connector.ended_within(END).await.success());
-    for number in 0..30 {
+    for number in 0..50 {
         watcher.until_push(&left(&format!("user{number}"))).await;
     }
 }
