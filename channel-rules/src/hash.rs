@@ -71,6 +71,7 @@ fn or_default(value: Option<impl Display>) -> String {
 mod tests {
     use super::*;
     use crate::ChannelTable;
+    use channel_store::Pattern;
     use std::collections::BTreeSet;
 
     fn text_of(toml: &str) -> String {
@@ -90,29 +91,49 @@ mod tests {
         assert_eq!(first.len(), 16);
     }
 
+    /// Otherwise two tables could look alike.
+    #[test]
+    fn a_pattern_cannot_stand_for_the_end_of_a_rule_and_the_next_rule() {
+        let form = |patterns: &[&str]| {
+            let rules = patterns.iter().map(|pattern| ChannelRule {
+                pattern: Pattern::new(pattern).unwrap(),
+                ..ChannelRule::default()
+            });
+            normal_form(&rules.collect::<Vec<_>>())
+        };
+        let two = form(&["a", "b"]);
+        let (_, behind_the_length) = two.split_once(':').unwrap();
+        let (one, _) = behind_the_length.rsplit_once(" join=").unwrap();
+        assert_ne!(form(&[one]), two);
+    }
+
     #[test]
     fn rules_that_differ_anywhere_have_different_hashes() {
         let row = "[[channel]]\nmatch = 'a'\n";
-        let different = [
+        let mut different = vec![
             String::new(),
             row.to_owned(),
             "[[channel]]\nmatch = 'b'".to_owned(),
             format!("{row}[[channel]]\nmatch = 'b'"),
             format!("[[channel]]\nmatch = 'b'\n{row}"),
-            format!("{row}join = 'grant'"),
-            format!("{row}send = 'grant'"),
-            format!("{row}history = 'grant'"),
-            format!("{row}members = 'grant'"),
             format!("{row}recover = 'last'"),
             format!("{row}recover = 'none'"),
             format!("{row}entries = 70000"),
             format!("{row}bytes = 70000"),
             format!("{row}keep = '70s'"),
+            format!("{row}keep = '70001ms'"),
             format!("{row}life = '70s'"),
+            format!("{row}life = '70001ms'"),
             format!("{row}announce = true"),
             format!("{row}announce = false"),
             format!("{row}ephemeral_only = true"),
         ];
+        for right in ["join", "send", "history", "members"] {
+            let default = if right == "join" { "users" } else { "members" };
+            let all = ["nobody", "users", "members", "grant", "hook"];
+            let others = all.iter().filter(|who| **who != default);
+            different.extend(others.map(|who| format!("{row}{right} = '{who}'")));
+        }
         let hashes: BTreeSet<_> = different.iter().map(|it| text_of(it)).collect();
         assert_eq!(hashes.len(), different.len());
     }

@@ -156,6 +156,10 @@ mod tests {
         assert_eq!(log.life, Some(Duration::from_secs(3_600)));
         assert_eq!(log.announce_members, Some(false));
         assert_eq!(log.pattern, expected.pattern);
+        for entries in [1, 1_000_000] {
+            let bound = rule(&format!("match = 'a'\nentries = {entries}")).unwrap();
+            assert_eq!(bound.entries, Some(entries));
+        }
         let number = rule("match = 'a'\nbytes = 65536").unwrap();
         assert_eq!(number.bytes, Some(65_536));
         let left_out = ChannelRule {

@@ -116,5 +116,20 @@ mod tests {
         assert_eq!(of("4").life, Duration::from_secs(60));
         assert_eq!(of("4").channel_life, options.channel_life);
         assert!(!of("4").announce_members);
+        let longest = policies.longest(|policy| policy.channel_life);
+        assert_eq!(longest, two_days);
+    }
+
+    /// A script that removed the publication that it has just appended would answer with a position that is not in the log.
+    #[test]
+    fn a_log_keeps_at_least_its_newest_publication() {
+        let options = StoreOptions {
+            log_entries: 0,
+            log_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let policies = RuleTable::new(&options, |policy| policy);
+        let policy = policies.of(&ChannelName::new("4").unwrap());
+        assert_eq!((policy.entries, policy.bytes), (1, 1));
     }
 }

@@ -8,8 +8,8 @@ use crate::support::{
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelStore, Continuity, HistoryRange, Membership, Position, Since, StoreError,
-    StoreOptions,
+    ChannelFeed, ChannelStore, Continuity, HistoryRange, LogRule, Membership, Pattern, Position,
+    Since, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -784,6 +784,27 @@ async fn a_log_that_has_expired_gets_an_expiry_again() {
     subject.publish(message("4", "u", "a")).await.unwrap();
     let life = subject.server().say("TTL gc:{4}:l");
     assert!(matches!(life, Value::Integer(1..)), "{life:?}");
+}
+
+#[tokio::test]
+async fn other_rules_also_hold_for_the_directory_and_for_what_connectors_are_told() {
+    let server = Redis::without_persistence().await;
+    let mut subject = Subject::on(server, StoreOptions::default()).await;
+    let rule = |hours: u64| LogRule {
+        pattern: Pattern::new("game:*").unwrap(),
+        life: Some(Duration::from_secs(3_600 * hours)),
+        ..LogRule::default()
+    };
+    subject.store.set_log_rules(vec![rule(1), rule(100)]);
+    let shortest = subject.store.settings().log_life;
+    assert_eq!(shortest, Duration::from_secs(3_600));
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    let server = subject.server();
+    let parts = server.keys();
+    let mut parts = parts.iter().filter(|key| key.contains("{channels-"));
+    let part = parts.next().expect("the channel is in the directory");
+    let life = server.number(&format!("TTL {part}"));
+    assert!(life > 3_600 * 100, "{life}: longer than any channel lives");
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ conformance! {
     tokens_that_were_made_too_early_are_refused
     the_time_before_which_tokens_are_revoked_never_goes_back
     a_single_token_is_revoked_until_that_is_forgotten
+    a_forbidden_login_changes_nothing
+    what_is_over_does_not_count_while_something_else_lasts
     a_claim_of_a_forbidden_session_changes_nothing
     the_entries_of_a_user_come_with_what_is_forbidden
     a_bounded_number_of_tokens_is_revoked_one_by_one
@@ -188,6 +190,23 @@ async fn tokens_that_were_made_too_early_are_refused(kind: Kind) {
     ] {
         assert_eq!(subject.lets_in(shown).await, is_let_in, "{shown:?}");
     }
+    // A token that was made at this very time is a newer one.
+    subject
+        .forbids(Restriction::RevokeIssuedBefore {
+            before: When::At(1_700_000_002_000),
+            until: LATER,
+        })
+        .await;
+    assert!(
+        subject
+            .lets_in(Some(token(Some(1_700_000_002), None)))
+            .await
+    );
+    assert!(
+        !subject
+            .lets_in(Some(token(Some(1_700_000_001), None)))
+            .await
+    );
     // A block and its end leave revocations alone.
     subject.forbids(block(LATER)).await;
     subject.forbids(Restriction::Unblock).await;
@@ -243,6 +262,42 @@ async fn a_single_token_is_revoked_until_that_is_forgotten(kind: Kind) {
     subject.until_soon_is_over().await;
     assert!(!subject.lets_in(shown("long")).await);
     assert_eq!(subject.forbidden().await.revoked, [TokenId::of("long")]);
+}
+
+async fn a_forbidden_login_changes_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let older = subject.a_login(OTHER, "older", Allow).await;
+    subject.enters(&older).await;
+    subject.forbids(block(LATER)).await;
+    let login = subject.a_login(ONE, "a", Allow).await;
+    let dead = [incarnation(OTHER)];
+    let refused = subject.registry.login(&login, &dead).await.unwrap();
+    assert!(matches!(refused, LoggedIn::Forbidden(_)), "{refused:?}");
+    assert_eq!(subject.names().await, ["older"]);
+}
+
+async fn what_is_over_does_not_count_while_something_else_lasts(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let id = TokenId::of("a");
+    subject
+        .forbids(Restriction::RevokeToken { id, until: LATER })
+        .await;
+    subject
+        .forbids(Restriction::RevokeIssuedBefore {
+            before: When::At(1_700_000_000_000),
+            until: SOON,
+        })
+        .await;
+    let old = Some(token(Some(1), None));
+    eventually("older tokens are let in", async || {
+        subject.lets_in(old).await
+    })
+    .await;
+    let rest = Restrictions {
+        revoked: vec![id],
+        ..Restrictions::default()
+    };
+    assert_eq!(subject.forbidden().await, rest);
 }
 
 async fn a_claim_of_a_forbidden_session_changes_nothing(kind: Kind) {
@@ -483,6 +538,51 @@ async fn lingering_sessions_do_not_hide_others_from_the_count(kind: Kind) {
         ..login
     };
     assert!(matches!(subject.enters(&login).await, LoggedIn::Full(_)));
+}
+
+#[tokio::test]
+async fn each_restriction_lets_the_key_expire_and_not_too_early() {
+    let server = Redis::without_persistence().await;
+    let mut subject = Subject::on(server, StoreOptions::default()).await;
+    let key = "gc:{u}:user:restrictions";
+    // The server counts in seconds here.
+    let (until, expires) = (When::At(4_000_000_000_001), 4_000_000_001_000);
+    let id = TokenId::of("a");
+    for change in [
+        block(until),
+        Restriction::RevokeIssuedBefore {
+            before: When::At(5),
+            until,
+        },
+        Restriction::RevokeToken { id, until },
+    ] {
+        subject.forbids(change.clone()).await;
+        let server = subject.server();
+        assert_eq!(
+            server.number(&format!("PEXPIRETIME {key}")),
+            expires,
+            "{change:?}"
+        );
+        server.say(&format!("DEL {key}"));
+    }
+}
+
+/// Otherwise there could be any number of fields, if something always lasts longer.
+#[tokio::test]
+async fn a_change_removes_what_is_over() {
+    let server = Redis::without_persistence().await;
+    let mut subject = Subject::on(server, StoreOptions::default()).await;
+    subject.forbids(block(LATER)).await;
+    for jti in ["a", "b", "c"] {
+        let id = TokenId::of(jti);
+        subject
+            .forbids(Restriction::RevokeToken { id, until: SOON })
+            .await;
+    }
+    subject.until_soon_is_over().await;
+    subject.forbids(block(LATER)).await;
+    let fields = subject.server().number("HLEN gc:{u}:user:restrictions");
+    assert_eq!(fields, 1);
 }
 
 #[tokio::test]

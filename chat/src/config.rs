@@ -540,6 +540,33 @@ mod tests {
             (Some(50), None)
         );
         assert_eq!(rules[1].announce_members, Some(true));
+        let expected = Rules::default();
+        expected.set(&config.channels);
+        assert_eq!(config.limits().rules.hash(), expected.hash());
+    }
+
+    #[test]
+    fn a_port_that_others_reach_asks_for_tokens_or_certificates() {
+        let reached = |more: &[&str]| config(&[&["--listen", "10.0.0.1:1"], more].concat());
+        let refused = reached(&[]).check().unwrap_err();
+        assert!(refused.starts_with("--listen: "), "{refused}");
+        for right in [&["--insecure"][..], &["--api-tokens-file", "/etc/tokens"]] {
+            assert_eq!(reached(right).check(), Ok(()), "{right:?}");
+        }
+        // This one needs a certificate of the port, too.
+        let asks = reached(&["--tls-client-ca", "/etc/ca.pem"]);
+        assert!(asks.door(asks.listen).is_guarded);
+        assert!(!reached(&["--insecure"]).door(asks.listen).is_guarded);
+    }
+
+    #[test]
+    fn pages_have_a_rate_unless_everybody_may_call() {
+        let rate = |arguments: &[&str]| config(arguments).limits().page_rate;
+        let tokens = ["--api-tokens-file", "/etc/tokens"];
+        assert_eq!(rate(&[]), None);
+        assert_eq!(rate(&tokens), Rate::of(PAGE_RATE, 2 * PAGE_RATE));
+        assert_eq!(rate(&["--page-rate", "1000"]), Rate::of(1_000, 2_000));
+        assert_eq!(rate(&[&tokens[..], &["--page-rate", "0"]].concat()), None);
     }
 
     #[test]

@@ -93,7 +93,9 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use channel_store::{ChannelName, Payload, Route, User, UserId};
+    use channel_store::memory::MemoryStore;
+    use channel_store::{ChannelName, Payload, Route, StoreOptions, User, UserId};
+    use tokio::sync::watch;
 
     fn message(channel: &str, ephemeral: bool) -> Publish {
         let user = User {
@@ -105,6 +107,30 @@ mod tests {
             ephemeral,
             ..Publish::new(ChannelName::new(channel).unwrap(), user.id, payload)
         }
+    }
+
+    #[tokio::test]
+    async fn when_the_settings_have_other_rules_these_hold_here_and_in_the_store() {
+        let store: Arc<dyn ChannelStore> = MemoryStore::new(StoreOptions::default());
+        let (settings, latest) = watch::channel(Arc::new(Vec::new()));
+        let rules = Rules::default();
+        rules.set(&[]);
+        let hash = rules.hash();
+        let begun = rules.clone();
+        let following = begun.follow(Vec::new(), latest, Arc::clone(&store), |it: &Vec<_>| it);
+        settings.send_replace(Arc::new(vec![ChannelRule {
+            pattern: Pattern::new("cursor:*").unwrap(),
+            ephemeral_only: true,
+            ..ChannelRule::default()
+        }]));
+        // It ends when the settings can't change any more.
+        drop(settings);
+        following.await;
+        let refused = rules.admit(message("cursor:1", false)).unwrap_err();
+        assert_eq!(refused, Error::EphemeralOnly);
+        assert_ne!(rules.hash(), hash);
+        let channel = ChannelName::new("cursor:1").unwrap();
+        assert_eq!(store.log_rule(&channel).as_deref(), Some("cursor:*"));
     }
 
     #[test]

@@ -614,6 +614,43 @@ mod tests {
         assert!(half_open + Seats::EACH * polling < connections / 2);
         assert_eq!(bounds(&["--connections", "50"]).polling, 5);
         assert_eq!(bounds(&["--polling", "70"]).polling, 70);
+        assert_eq!(
+            bounds(&["--connections", "1000000000"]).connections,
+            connections,
+            "each needs a file descriptor"
+        );
+    }
+
+    #[test]
+    fn a_port_that_others_reach_needs_tokens_or_the_wish_to_be_open() {
+        let config = |flags: &[&str]| {
+            let listen = ["connector", "--listen", "10.0.0.1:1"];
+            Config::parse_from([&listen, flags].concat())
+        };
+        let refused = config(&[]).check().unwrap_err();
+        assert!(refused.starts_with("--listen: "), "{refused}");
+        assert_eq!(config(&["--insecure"]).check(), Ok(()));
+        let door = |flags: &[&str]| {
+            let config = config(flags);
+            let door = config.clients.door(&config.listen);
+            (door.is_guarded, door.is_encrypted)
+        };
+        assert_eq!(door(&[]), (false, false));
+        assert_eq!(door(&["--auth-mode", "jwt"]), (true, false));
+        assert_eq!(door(&["--auth-mode", "hook"]), (true, false));
+        assert_eq!(door(&["--tls-certificate", "c.pem"]), (false, true));
+    }
+
+    #[test]
+    fn access_and_encryption_that_cannot_work_are_refused() {
+        let config = |flags: &[&str]| Config::parse_from([&["connector"], flags].concat());
+        for flags in [
+            &["--auth-mode", "jwt"][..],
+            &["--auth-mode", "hook"],
+            &["--tls-certificate", "c.pem"],
+        ] {
+            assert!(config(flags).check().is_err(), "{flags:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! [`chat_client`] and [`routes`] → `operator` → [`transport`] and [`grpc`] → `dial`, [`limits`].
 
 pub mod access;
+mod adjustable;
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
@@ -39,14 +40,14 @@ pub mod transport;
 
 pub use config::{ClientSettings, Config};
 
-use crate::access::{AccessControl, AccessError, Rules};
-use crate::http::{Http, Origins, SocketIo};
+use crate::access::{AccessControl, AccessError};
+use crate::adjustable::Adjustable;
+use crate::http::{Http, SocketIo};
 use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
-use limits::addresses::Addresses;
-use limits::{Limits, QueueLimits};
+use limits::Limits;
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
@@ -92,44 +93,6 @@ pub struct Connector {
     clients: ClientSettings,
     services: Arc<Services>,
     tls: Option<Arc<ServerTls>>,
-}
-
-/// What changes with the settings while the connector runs.
-struct Adjustable {
-    clients: Arc<Clients>,
-    origins: Arc<Origins>,
-    addresses: Arc<Addresses>,
-    limits: Arc<Limits>,
-    queues: Arc<QueueLimits>,
-    are_strangers: bool,
-}
-
-impl Adjustable {
-    fn set(&self, settings: &ClientSettings) {
-        self.origins.set(&settings.allowed_origins);
-        self.limits.set(settings.bounds());
-        self.queues.resize(settings.queue, settings.queue_total);
-        let rates = &settings.rates;
-        self.addresses.set(rates.address(self.are_strangers));
-        self.clients.set_rates(rates.session(self.are_strangers));
-        let services = &self.clients.services;
-        let most = rates.connections_of_user(self.are_strangers);
-        services.logins.limit_sessions(most);
-        match Rules::new(&settings.auth.channels) {
-            Ok(rules) => {
-                services.access.swap(rules);
-                services.chat.rules().set(&settings.auth.channels);
-            }
-            Err(error) => tracing::error!(%error, "the rules of channels stay as they are"),
-        }
-    }
-
-    async fn follow<T: AsRef<ClientSettings>>(self, mut latest: Reloading<T>) {
-        while latest.changed().await.is_ok() {
-            let latest = Arc::clone(&latest.borrow_and_update());
-            self.set((*latest).as_ref());
-        }
-    }
 }
 
 impl Connector {

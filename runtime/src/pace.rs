@@ -93,6 +93,7 @@ mod tests {
             assert_eq!(pace.take(&rate, now), Ok(()));
         }
         assert!(!pace.has_rested(now));
+        assert!(pace.has_rested(now + 1_000 * interval));
         assert_eq!(pace.take(&rate, now), Err(interval));
         let later = now + interval / 3;
         assert_eq!(pace.take(&rate, later), Err(interval - interval / 3));
@@ -131,6 +132,11 @@ mod tests {
         pace.charge(&rate, 5_000, now);
         assert_eq!(pace.take(&rate, now), Err(4_001 * interval));
         assert_eq!(pace.take(&rate, now + 4_001 * interval), Ok(()));
+    }
+
+    #[test]
+    fn a_burst_of_nothing_is_a_burst_of_one_and_not_no_limit() {
+        assert_eq!(Rate::of(50, 0), Rate::of(50, 1));
     }
 
     #[test]

@@ -82,6 +82,36 @@ async fn the_file_that_config_default_prints_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_flag_counts_more_than_a_variable_and_a_variable_more_than_the_file() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service.toml");
+    let path = file.to_str().expect("text");
+    // In one process with chat, the connector's settings have the variables that they have otherwise, and a table of their own.
+    for (binary, table) in [("connector", ""), ("standalone", "[connector]")] {
+        let text = format!(
+            "{table}\nheartbeat = \"1s\"\nidle_timeout = \"1s\"\nhandshake_timeout = \"1s\"\n"
+        );
+        fs::write(&file, text).expect("a file");
+        let mut command = Command::new(binaries::path(binary));
+        command
+            .args(["--heartbeat", "3s", "--config", path, "config", "show"])
+            .env("CONNECTOR_HEARTBEAT", "2s")
+            .env("CONNECTOR_IDLE_TIMEOUT", "2s");
+        let output = command.output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        for expected in [
+            "heartbeat = \"3s\"  # --heartbeat",
+            "idle_timeout = \"2s\"  # CONNECTOR_IDLE_TIMEOUT",
+            "handshake_timeout = \"1s\"  # the file, line 4",
+        ] {
+            let is_there = text.lines().any(|line| line == expected);
+            assert!(is_there, "{binary}: {expected} is not in\n{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
     let _permit = Permit::shared().await;
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,15 +1,16 @@
 //! Channels that take only ephemeral messages, over the store in memory.
 
 use crate::support::{message, reason};
-use channel_rules::ChannelRule;
+use channel_rules::{ChannelRule, RulesHash};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelStore, Pattern, StoreOptions};
-use chat::{Limits, Service};
+use chat::{Connectors, Limits, Service};
 use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::node_service_client::NodeServiceClient;
 use proto::chat::v1::send_outcome::Outcome;
 use proto::chat::v1::{
-    BatchSendRequest, BroadcastRequest, JoinRequest, SendOutcome, SendRequest, SendStreamRequest,
-    broadcast_request::Content,
+    BatchSendRequest, BroadcastRequest, JoinRequest, ListConnectorsRequest, SendOutcome,
+    SendRequest, SendStreamRequest, broadcast_request::Content,
 };
 use proto::connector::v1::session_service_client::SessionServiceClient;
 use proto::connector::v1::{self, SessionMessage};
@@ -18,19 +19,26 @@ use std::sync::Arc;
 use tonic::Code;
 use tonic_types::RpcStatusExt;
 
-/// The services. Channels that begin with "cursor:" take only ephemeral messages.
-fn service() -> Service {
-    let store: Arc<dyn ChannelStore> = MemoryStore::new(StoreOptions::default());
-    let limits = Limits::default();
-    limits.rules.set(&[ChannelRule {
+/// Channels that begin with "cursor:" take only ephemeral messages.
+fn rules() -> [ChannelRule; 1] {
+    [ChannelRule {
         pattern: Pattern::new("cursor:*").unwrap(),
         ephemeral_only: true,
         ..ChannelRule::default()
-    }]);
+    }]
+}
+
+/// The services with these rules.
+fn service() -> Service {
+    let memory = MemoryStore::new(StoreOptions::default());
+    let connectors = Connectors::begin(memory.registry(), memory.leases(), memory.inboxes());
+    let store: Arc<dyn ChannelStore> = memory;
+    let limits = Limits::default();
+    limits.rules.set(&rules());
     chat::service(
         store,
         Arc::default(),
-        Arc::default(),
+        connectors,
         Arc::default(),
         &limits,
         Shutdown::new(),
@@ -129,4 +137,18 @@ async fn sessions_are_refused_in_the_same_way_and_joins_are_announced_all_the_sa
     };
     let joined = ChatServiceClient::new(service).join(join).await.unwrap();
     assert_eq!(joined.into_inner().position.unwrap().offset, 1);
+}
+
+#[tokio::test]
+async fn connectors_and_operators_are_told_the_hash_of_the_rules() {
+    let service = service();
+    let hash = RulesHash::default();
+    hash.set(&rules());
+    let mut sessions = SessionServiceClient::new(service.clone());
+    let probed = sessions.probe(v1::ProbeRequest::default()).await.unwrap();
+    let settings = probed.into_inner().settings.unwrap();
+    assert_eq!(settings.rules_hash, hash.text());
+    let mut nodes = NodeServiceClient::new(service);
+    let listed = nodes.list_connectors(ListConnectorsRequest {}).await;
+    assert_eq!(listed.unwrap().into_inner().rules_hash, hash.text());
 }

@@ -54,6 +54,12 @@ impl Clients {
         *self.rates.write() = rates;
     }
 
+    /// How often the sessions of further clients may do things.
+    #[cfg(test)]
+    pub(crate) fn rates(&self) -> SessionRates {
+        *self.rates.read()
+    }
+
     /// Serves the client of a socket. `first` was read from it before. `token` is what the client has shown with its
     /// upgrade, if anything.
     pub(crate) fn serve_socket(

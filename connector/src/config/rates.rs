@@ -132,3 +132,66 @@ impl RateSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        rates: RateSettings,
+    }
+
+    fn rates(flags: &[&str]) -> RateSettings {
+        Command::parse_from([&["connector"], flags].concat()).rates
+    }
+
+    #[test]
+    fn strangers_have_rates_by_default_and_others_have_none() {
+        let rates = rates(&[]);
+        let expected = SessionRates {
+            requests: Rate::of(200, 1_000),
+            bytes: Rate::of(2 << 20, 8 << 20),
+            joins: Rate::of(20, 100),
+            reads: Rate::of(10, 50),
+        };
+        assert_eq!(rates.session(true), expected);
+        assert_eq!(rates.session(false), SessionRates::default());
+        assert_eq!(rates.connections_of_user(true), 16);
+        assert_eq!(rates.connections_of_user(false), 0);
+        let of_address = |are_strangers| {
+            let rules = rates.address(are_strangers);
+            (rules.connections, rules.handshakes)
+        };
+        assert_eq!(of_address(true), (Some(1_000), Rate::of(50, 500)));
+        assert_eq!(of_address(false), (None, None));
+    }
+
+    #[test]
+    fn what_is_set_holds_for_everybody() {
+        let rates = rates(&[
+            "--request-rate=1",
+            "--byte-rate=0",
+            "--join-rate=3",
+            "--read-rate=4",
+            "--address-connections=0",
+            "--address-rate=6",
+            "--user-connections=7",
+        ]);
+        for are_strangers in [false, true] {
+            let expected = SessionRates {
+                requests: Rate::of(1, 1_000),
+                bytes: None,
+                joins: Rate::of(3, 100),
+                reads: Rate::of(4, 50),
+            };
+            assert_eq!(rates.session(are_strangers), expected);
+            let of_address = rates.address(are_strangers);
+            assert_eq!(of_address.connections, None);
+            assert_eq!(of_address.handshakes, Rate::of(6, 500));
+            assert_eq!(rates.connections_of_user(are_strangers), 7);
+        }
+    }
+}

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use origin::From;
+
 pub(crate) use origin::Origins;
 use response::{Gone, full, peer, plain};
 use runtime::{Readiness, Shutdown};
@@ -142,7 +142,7 @@ impl Http {
             _ if asks_to_upgrade => self.pomelo,
             _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
         };
-        if self.origins.of(request.headers()) == From::Refused {
+        if self.origins.refuses(request.headers()) {
             Bound::Origin.reached();
             return Ok(origin::refused());
         }

@@ -39,6 +39,11 @@ impl Origins {
         *self.0.write() = allowed.into();
     }
 
+    /// True if the request comes from a page that may not connect.
+    pub(crate) fn refuses(&self, headers: &HeaderMap) -> bool {
+        self.of(headers) == From::Refused
+    }
+
     pub(super) fn of(&self, headers: &HeaderMap) -> From {
         let Some(origin) = headers.get(header::ORIGIN) else {
             return From::Program;

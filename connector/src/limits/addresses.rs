@@ -207,6 +207,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_address_is_not_forgotten_while_it_has_a_connection_or_has_to_wait() {
+        let addresses = addresses(1, 1, 1);
+        let _connected = addresses.enter(v4(0)).unwrap();
+        for number in 2..10_000 {
+            assert!(addresses.enter(v4(number)).is_ok());
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(addresses.enter(v4(0)).unwrap_err(), Bound::Address);
+
+        drop(addresses.enter(v4(1)).unwrap());
+        for number in 10_000..20_000 {
+            assert!(addresses.enter(v4(number)).is_ok());
+        }
+        assert_eq!(addresses.enter(v4(1)).unwrap_err(), Bound::AddressRate);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_rules_nothing_is_counted() {
         let addresses = Arc::<Addresses>::default();
         let _permits: Vec<_> = (0..100).map(|_| addresses.enter(v4(1)).unwrap()).collect();

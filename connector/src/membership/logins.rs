@@ -99,6 +99,12 @@ impl Logins {
         self.most_sessions.store(most, Ordering::Relaxed);
     }
 
+    /// The most live sessions of a user.
+    #[cfg(test)]
+    pub(crate) fn most_sessions(&self) -> u32 {
+        self.most_sessions.load(Ordering::Relaxed)
+    }
+
     /// True while the policy in force is that of this connector.
     #[must_use]
     pub fn policy_in_force(&self) -> watch::Receiver<bool> {

@@ -50,6 +50,15 @@ async fn scene_with(routes: Arc<Routes>) -> Scene {
 
 /// The same, with a decision who may log in and what sessions may do.
 async fn scene_of(routes: Arc<Routes>, access: Arc<AccessControl>) -> Scene {
+    scene_with_grace(routes, access, Duration::ZERO).await
+}
+
+/// The same. Sessions whose clients are gone stay members for the grace.
+async fn scene_with_grace(
+    routes: Arc<Routes>,
+    access: Arc<AccessControl>,
+    grace: Duration,
+) -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
@@ -68,7 +77,7 @@ async fn scene_of(routes: Arc<Routes>, access: Arc<AccessControl>) -> Scene {
         reads: Arc::default(),
         routes,
         access,
-        leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), Duration::ZERO),
+        leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), grace),
         chat,
         logins,
     });

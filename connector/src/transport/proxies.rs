@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn only_trusted_proxies_begin_connections_with_a_header_and_only_if_that_is_set() {
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let (proxy, stranger) = (address("10.0.0.1"), address("192.0.2.1"));
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let sending = Proxies::new(&trusted, true);
+        assert!(sending.sends_header(proxy) && !sending.sends_header(stranger));
+        assert!(!Proxies::new(&trusted, false).sends_header(proxy));
+    }
+
+    #[test]
     fn a_proxy_is_an_address_or_a_network() {
         for right in ["10.0.0.1", "10.0.0.0/8", "::1", "2001:db8::/32", "unix"] {
             assert!(right.parse::<Proxy>().is_ok(), "{right}");

@@ -146,17 +146,13 @@ fn checked_entries<'a, T: Settings>(
     command: &Command,
 ) -> Result<Vec<Entry<'a>>, SettingsError> {
     let entries = file.entries(keys, T::TABLES)?;
-    // Nothing but the value counts.
-    let alone = command
-        .clone()
-        .mut_args(|argument| argument.env(None::<&str>));
     for Entry { key, values, line } in &entries {
         if key.is_switch {
             continue;
         }
         let flags = values.iter().map(|value| format!("--{}={value}", key.flag));
         let arguments = std::iter::once(String::new()).chain(flags);
-        if let Err(error) = alone.clone().try_get_matches_from(arguments) {
+        if let Err(error) = command.clone().try_get_matches_from(arguments) {
             let reason = reason(&error);
             return Err(file.at(*line, &format!("{}: {reason}", key.path)));
         }

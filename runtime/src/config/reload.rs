@@ -104,28 +104,33 @@ impl<T: Settings> Source<T> {
         }
     }
 
-    fn take(&mut self, loaded: Loaded<T>, latest: &watch::Sender<Arc<T>>) {
+    /// The keys whose values are other ones now: those that take effect at once, and those that need a restart.
+    pub(super) fn changed<'a>(
+        &'a self,
+        now: &'a BTreeMap<String, Shown>,
+    ) -> (Vec<&'a str>, Vec<&'a str>) {
+        let keys: BTreeSet<_> = now.keys().chain(self.values.keys()).collect();
+        let value =
+            |values: &BTreeMap<String, Shown>, key: &str| Some(values.get(key)?.values.clone());
+        let keys = keys.into_iter().map(String::as_str);
+        let changed = keys.filter(|key| value(now, key) != value(&self.values, key));
+        changed.partition(|key| {
+            let mut reloaded = T::RELOADED.iter();
+            reloaded.any(|id| T::NAMES.key(id) == *key || id == key)
+        })
+    }
+
+    /// The values that are in force.
+    #[cfg(test)]
+    pub(super) fn values(&self) -> &BTreeMap<String, Shown> {
+        &self.values
+    }
+
+    pub(super) fn take(&mut self, loaded: Loaded<T>, latest: &watch::Sender<Arc<T>>) {
         let Loaded {
             settings, values, ..
         } = loaded;
-        let mut reloaded = Vec::new();
-        let mut restart = Vec::new();
-        let keys: BTreeSet<_> = values.keys().chain(self.values.keys()).collect();
-        for key in keys {
-            let of = |values: &BTreeMap<String, Shown>| Some(values.get(key)?.values.clone());
-            if of(&values) == of(&self.values) {
-                continue;
-            }
-            let is_reloaded = T::RELOADED
-                .iter()
-                .any(|id| T::NAMES.key(id) == *key || id == key);
-            let changed = if is_reloaded {
-                &mut reloaded
-            } else {
-                &mut restart
-            };
-            changed.push(key.as_str());
-        }
+        let (reloaded, restart) = self.changed(&values);
         if !restart.is_empty() {
             tracing::warn!(
                 settings = restart.join(", "),

@@ -1,4 +1,4 @@
-use super::command::read;
+use super::command::{Loaded, read};
 use super::*;
 use crate::cli::{bytes, duration};
 use clap::Parser;
@@ -6,8 +6,12 @@ use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::sync::{Mutex, watch};
+
+/// A signal reaches the whole process, so only one test at a time follows a file.
+static FOLLOWING: Mutex<()> = Mutex::const_new(());
 
 /// Looks after things.
 #[derive(Debug, Clone, Parser)]
@@ -52,6 +56,16 @@ struct Rule {
 struct Tables {
     #[serde(default)]
     rule: Vec<Rule>,
+    #[serde(default)]
+    deep: Deep,
+}
+
+/// A table in which there is nothing but another one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deep {
+    #[serde(default)]
+    rule: Vec<Rule>,
 }
 
 impl Grouped for Service {
@@ -64,11 +78,11 @@ impl Settings for Service {
     const NAMES: Names = Names::of("CONFIG_TEST");
     const RELOADED: &'static [&'static str] = &["much", "rule"];
     type Tables = Tables;
-    const TABLES: &'static [&'static str] = &["rule"];
+    const TABLES: &'static [&'static str] = &["rule", "deep.rule"];
     const EXAMPLES: &'static [&'static str] = &["\n#[[rule]]\n#name = \"first\"\n"];
 
     fn take(&mut self, tables: Tables) {
-        self.rules = tables.rule;
+        self.rules = [tables.rule, tables.deep.rule].concat();
     }
 
     fn log(&self) -> &LogSettings {
@@ -140,6 +154,10 @@ fn a_mistake_in_a_file_is_one_line_with_the_place_and_what_was_expected() {
             "much = 2001-01-01",
             "line 1: much: expected text or a number",
         ),
+        (
+            "much = 0x10",
+            "line 1: much: expected text or a number, not a value of type integer",
+        ),
         ("lazy = \"yes\"", "line 1: lazy: expected true or false"),
         (
             "listen = true",
@@ -174,6 +192,15 @@ fn a_mistake_in_a_file_is_one_line_with_the_place_and_what_was_expected() {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_refused() {
+    let line = "# A comment, which counts as well.\n";
+    let lines = 1 + file::LARGEST as usize / line.len();
+    let error = with_file(&line.repeat(lines), &[]).unwrap_err().to_string();
+    assert!(error.ends_with("it has more than 1048576 bytes"), "{error}");
+    assert!(with_file(&line.repeat(lines - 1), &[]).is_ok());
+}
+
+#[test]
 fn a_wrong_value_in_a_file_is_refused_even_if_a_flag_counts_more() {
     let error = with_file("much = \"x\"", &["--much", "5"]).unwrap_err();
     assert!(error.to_string().contains("line 1: much"), "{error}");
@@ -187,11 +214,11 @@ fn settings_that_contradict_each_other_are_refused_wherever_they_come_from() {
 
 #[test]
 fn a_list_of_tables_is_read_from_the_file() {
-    let text = "[[rule]]\nname = \"a\"\n[[rule]]\nname = \"b\"\n";
+    let text = "[[rule]]\nname = \"a\"\n[[rule]]\nname = \"b\"\n[[deep.rule]]\nname = \"c\"\n";
     let names: Vec<_> = with_file(text, &[]).unwrap().rules;
     assert_eq!(
         names.iter().map(|it| &*it.name).collect::<Vec<_>>(),
-        ["a", "b"]
+        ["a", "b", "c"]
     );
 }
 
@@ -274,14 +301,76 @@ fn the_help_names_the_variable_of_each_setting() {
     }
 }
 
+fn loaded(path: &str) -> Loaded<Service> {
+    let arguments = ["service", "--config", path].map(Into::into);
+    match read::<Service>(&arguments) {
+        Ok(Asked::Service(loaded)) => loaded,
+        _ => panic!("the file is right"),
+    }
+}
+
+/// The settings of a file, and what reads it again.
+fn source_of(path: &str) -> (Service, Source<Service>) {
+    let arguments = ["service", "--config", path].map(Into::into).to_vec();
+    Source::new(arguments).holding(loaded(path))
+}
+
+#[test]
+fn a_changed_setting_either_takes_effect_at_once_or_needs_a_restart() {
+    let (_directory, path) = file("much = 5\nlong = \"1s\"\nlazy = true\n");
+    let (settings, mut source) = source_of(&path);
+    fs::write(
+        &path,
+        "much = 6\nlong = \"2s\"\nlazy = true\n[[rule]]\nname = \"a\"\n[[deep.rule]]\nname = \"b\"\n",
+    )
+    .unwrap();
+    let (_, after) = source_of(&path);
+    let (at_once, restart) = source.changed(after.values());
+    assert_eq!(at_once, ["much", "rule"]);
+    assert_eq!(restart, ["deep.rule", "long"]);
+    // What needs a restart is said once.
+    let latest = watch::Sender::new(Arc::new(settings));
+    source.take(loaded(&path), &latest);
+    let nothing = source.changed(after.values());
+    assert_eq!(nothing, (Vec::new(), Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_are_read_again_at_sighup_and_when_the_file_has_other_content_and_then_once() {
+    let _alone = FOLLOWING.lock().await;
+    let (_directory, path) = file("much = 5\n");
+    let (settings, source) = source_of(&path);
+    let (mut latest, _task) = source.follow(settings);
+    let mut is_read = async || {
+        let soon = tokio::time::timeout(Duration::from_secs(20), latest.changed());
+        soon.await.is_ok()
+    };
+    assert!(!is_read().await, "nothing has changed");
+    fs::write(&path, "much = 6\n").unwrap();
+    assert!(is_read().await);
+    assert!(!is_read().await, "it was read already");
+    // Some editors remove the file before they write it again.
+    fs::remove_file(&path).unwrap();
+    assert!(!is_read().await);
+    fs::write(&path, "much = 6\n").unwrap();
+    assert!(!is_read().await, "it is as it was before");
+    let own = std::process::id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &own])
+        .status();
+    assert!(sent.unwrap().success());
+    // The signal takes real time to arrive, and the clock of this test does not wait for it.
+    let begun = Instant::now();
+    while !is_read().await {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not read");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_changed_file_is_taken_as_a_whole_or_not_at_all() {
+    let _alone = FOLLOWING.lock().await;
     let (_directory, path) = file("much = 5\n");
-    let arguments = ["service", "--config", &path].map(Into::into).to_vec();
-    let Ok(Asked::Service(loaded)) = read::<Service>(&arguments) else {
-        panic!("the file is right");
-    };
-    let (settings, source) = Source::new(arguments).holding(loaded);
+    let (settings, source) = source_of(&path);
     let (mut latest, _task) = source.follow(settings);
     tokio::time::sleep(Duration::from_secs(1)).await;
     fs::write(&path, "much = 6\nlong = \"wrong\"\n").unwrap();

@@ -54,5 +54,5 @@ elseif verb == 'token' then
   call('HSET', key, field, written(forgotten))
   latest = math.max(latest, forgotten)
 end
-if latest > 0 then call('EXPIREAT', key, written(math.ceil(latest / 1000))) end
+call('EXPIREAT', key, written(math.ceil(latest / 1000)))
 return in_force(key)

@@ -46,6 +46,10 @@ async fn what_the_hub_cannot_know_is_found_in_the_log() {
     log(1..=7, 6);
     assert_eq!(newest(7, 0).await, Some(at("a", 6)));
     assert_eq!(newest(7, 6).await, None, "it was removed");
+    // The hub has not noticed yet that the log has begun anew.
+    *script.feed.log.lock() = vec![publication("b", 1), joining("b", 2)];
+    let found = back.member.newest_message(&at("b", 2), 0).await.unwrap();
+    assert_eq!(found.map(|it| it.position), Some(at("b", 1)));
     // Several pages of joins and leaves, and then too many.
     log(1..=900, 40);
     assert_eq!(newest(900, 0).await, Some(at("a", 40)));

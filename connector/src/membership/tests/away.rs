@@ -6,7 +6,9 @@ use crate::membership::{Admission, Registration, Shown};
 use crate::simulation::network::{DIRECTORY, FarLeases, FarUsers, Link, Slots};
 use crate::testing::client;
 use crate::transport::Connection;
-use channel_store::EntryState;
+use channel_store::{
+    EntryState, Restricted, Restriction, Restrictions, ShownToken, TokenId, UserRestrictions, When,
+};
 use wire::{Disconnect, WireFormat};
 
 /// The longest time from the loss of a shard to a login under another incarnation.
@@ -400,4 +402,42 @@ async fn the_reconciler_repairs_places_on_other_shards_than_the_one_that_is_away
         "the place is checked, whatever waits on the other shard"
     );
     assert_eq!(entries[0].state, EntryState::Live);
+}
+
+/// Otherwise an outage would close all sessions whose tokens expire meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_shown_while_the_store_is_away_is_accepted_and_looked_at_soon_afterwards() {
+    let apart = Apart::new().await;
+    let guest = apart.login("u").await;
+    apart.slots.take("u");
+    let (id, user) = (TokenId::of("a"), UserId::new("u").unwrap());
+    let token = ShownToken {
+        issued: Some(1),
+        id: Some(id),
+    };
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let shown = apart
+        .logins
+        .renew_token(&guest.registration, token, deadline);
+    tokio::pin!(shown);
+    let soon = timeout(Duration::from_millis(1), &mut shown).await;
+    assert!(soon.is_err(), "the store is asked");
+    let revoked = Restrictions {
+        revoked: vec![id],
+        ..Restrictions::default()
+    };
+    let forbidden = guest.registration.forbidden_by(&revoked);
+    assert!(
+        forbidden.is_some(),
+        "a command would find the token already"
+    );
+    assert_eq!(shown.await, Ok(()));
+    let until = When::After(Duration::from_secs(3_600));
+    let revoke = Restriction::RevokeToken { id, until };
+    let revoked = apart.store.restrict(&user, &revoke).await;
+    assert!(matches!(revoked, Ok(Restricted::Yes(_))), "{revoked:?}");
+    apart.slots.restore("u");
+    sleep(Duration::from_secs(5)).await;
+    let closing = guest.connection.closing();
+    assert_eq!(closing, Some(Disconnect::TokenRevoked));
 }

@@ -400,6 +400,15 @@ async fn a_refresh_swaps_the_grants_and_ends_what_they_no_longer_allow() {
     assert_eq!(body_of(&told)["reason"], "NOT_ALLOWED");
 }
 
+/// A session that has left one of them stays out.
+#[tokio::test(start_paused = true)]
+async fn the_channels_of_a_token_are_not_joined_at_a_refresh() {
+    let mut scene = with_token(&tokens(), &json!({})).await;
+    let refresh = json!({"token": token("u", &json!({"channels": ["another"]}))});
+    assert_eq!(body_of(&scene.ask(2, REFRESH, &refresh).await)["code"], 0);
+    assert!(scene.me.next_command().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_rules_forbid_is_refused_with_the_name_of_the_right() {
     let access = rules(
@@ -465,6 +474,8 @@ async fn rules_that_change_end_memberships_that_they_forbid_unless_a_back_end_wa
     let mut changes = access.changes();
     swap("send = 'nobody'");
     changes.changed().await.unwrap();
+    swap("send = 'nobody'");
+    assert!(!changes.has_changed().unwrap(), "they hold already");
     scene.socket.note_out();
     assert!(scene.me.is_commanded());
     scene.obeys().await;
@@ -503,9 +514,14 @@ async fn rules_that_change_end_memberships_that_they_forbid_unless_a_back_end_wa
     other.instance.leave().await.answer(Ok(Default::default()));
 }
 
-/// What a client is told that comes back to "room" with this position, where this rule holds: the reply, the pushes, and how its
+/// What a client is told that comes back to "room" with this offset of epoch "a", where this rule holds: the reply, the pushes, and how its
 /// position was moved. The log has messages up to ("a", 3), a join, and then the client's own onJoin.
 async fn comes_back(recover: &str, since: u64) -> (Value, Vec<u64>, Vec<(u64, String)>) {
+    comes_back_from(recover, json!({"epoch": "a", "offset": since})).await
+}
+
+/// The same, for any position.
+async fn comes_back_from(recover: &str, since: Value) -> (Value, Vec<u64>, Vec<(u64, String)>) {
     let rules = rules(&format!(
         "[[channel]]\nmatch = 'room'\nrecover = '{recover}'"
     ));
@@ -517,7 +533,6 @@ async fn comes_back(recover: &str, since: u64) -> (Value, Vec<u64>, Vec<(u64, St
         joining("a", 5),
     ];
     scene.script.feed.log.lock().extend(log);
-    let since = json!({"epoch": "a", "offset": since});
     let login = json!({"userId": "u", "lessonId": "room", "since": since});
     let told = scene.joins(1, LOGIN, &login).await;
     let reply = body_of(&told).clone();
@@ -551,6 +566,15 @@ async fn a_rule_may_give_those_who_come_back_only_the_newest_message() {
         assert_eq!(reply["replayed"], replayed, "{since}");
         assert_eq!(reply["position"], json!({"epoch": "a", "offset": 5}));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_of_another_epoch_does_not_show_that_a_client_has_the_newest_message() {
+    let since = json!({"epoch": "before", "offset": 9});
+    let (_, given, told) = comes_back_from("last", since).await;
+    assert_eq!(given, [3, 5]);
+    let skipped = |offset| (offset, "skipped".to_owned());
+    assert_eq!(told, [skipped(2), skipped(4)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! A session that does more than it may.
 
 use super::*;
-use crate::limits::SessionRates;
+use crate::limits::{BOUNDS_REACHED, SessionRates};
 use runtime::pace::Rate;
 
 /// A client that has logged in as "u" and may do this much from now on.
@@ -25,6 +25,8 @@ fn told_to_wait(id: u64, milliseconds: u64) -> Told {
 
 #[tokio::test(start_paused = true)]
 async fn requests_beyond_the_rate_are_refused_and_those_that_come_later_are_not() {
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
     let mut scene = logged_in_at(requests(10, 2)).await;
     let now = Instant::now();
     for id in 2..4 {
@@ -34,6 +36,8 @@ async fn requests_beyond_the_rate_are_refused_and_those_that_come_later_are_not(
     }
     scene.me.handle(send(4), now).await;
     assert_eq!(scene.client.next().await, told_to_wait(4, 100));
+    let limited = Vec::from(["request-rate".to_owned()]);
+    assert_eq!(counters.series(BOUNDS_REACHED), [(limited, 1)].into());
     let later = request(5, "chat.handler.unknown", &json!({}));
     let in_time = now + Duration::from_millis(100);
     scene.me.handle(later, in_time).await;
@@ -120,6 +124,20 @@ async fn bodies_beyond_the_bytes_of_a_second_are_refused_and_a_client_that_goes_
     }
     assert_eq!(refused, 1_000 + 1);
     assert_eq!(scene.socket.closing(), Some(Disconnect::TooFast));
+}
+
+/// Each of them costs the store something, also after the session has left it.
+#[tokio::test(start_paused = true)]
+async fn a_session_joins_one_new_channel_after_another_only_so_fast_where_nothing_is_limited() {
+    let (mut paces, now) = (Paces::default(), Instant::now());
+    for _ in 0..1_000 {
+        assert!(paces.join(now).is_ok());
+    }
+    let refused = paces.join(now).unwrap_err();
+    let wait = Duration::from_millis(120);
+    let expected = Refusal::rate_limited(wait);
+    assert_eq!(refused.body(Protocol::Json), expected.body(Protocol::Json));
+    assert!(paces.join(now + wait).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,9 @@ fn seen(connectors: &[Connector]) -> Vec<(&str, ConnectorState, u64)> {
 async fn every_connector_is_listed_with_what_it_does_and_how_much_it_holds() {
     use ConnectorState::{Dead, Draining, Live, Unanswered};
     let store = store();
-    let one = Node::new(&store, "one", store.inboxes()).await;
+    let chat = chat_of(&[]);
+    chat.rules().set(&[]);
+    let one = Node::with(&store, "one", store.inboxes(), Arc::clone(&chat)).await;
     let silent = Node::new(&store, "silent", Lossy::new(&store, "chat:", 1_000)).await;
     let gone = Node::new(&store, "gone", store.inboxes()).await;
     let mut guests = vec![
@@ -47,6 +49,7 @@ async fn every_connector_is_listed_with_what_it_does_and_how_much_it_holds() {
     assert_eq!(first.version, env!("CARGO_PKG_VERSION"));
     assert!(first.start_time.is_some());
     assert!(first.incarnation.starts_with("one:"));
+    assert_eq!(first.rules_hash, chat.rules().text());
 
     guests.remove(0);
     process.drains();

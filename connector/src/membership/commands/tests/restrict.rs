@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::membership::Admission;
+use crate::membership::reconcile_logins::Findings;
 use api::block_user_request::End;
 use api::revoke_tokens_request::Which;
-use channel_store::{Forbidden, SETTLE_TIME, ShownToken, TokenId};
+use channel_store::{
+    Forbidden, Proof, Restricted, Restriction, SETTLE_TIME, ShownToken, TokenId, UserRestrictions,
+    When,
+};
 use prost_types::Duration as WireDuration;
 
 fn token(issued: u64, jti: &str) -> ShownToken {
@@ -132,7 +136,7 @@ async fn a_block_closes_every_session_also_one_that_is_logging_in_and_keeps_the_
 async fn a_connector_that_gets_no_command_closes_the_sessions_at_its_next_look() {
     let store = store();
     let one = Node::new(&store, "one", store.inboxes()).await;
-    let guests = [
+    let mut guests = [
         one.guest("u", "s1").await,
         one.guest_with("v", "s2", token(1, "a")).await,
         one.guest_with("v", "s3", token(1, "b")).await,
@@ -147,11 +151,135 @@ async fn a_connector_that_gets_no_command_closes_the_sessions_at_its_next_look()
     assert_eq!(guests[0].connection.closing(), None, "nobody knows it yet");
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(guests[0].connection.closing(), Some(Disconnect::Blocked));
+    guests[0].connection.conclude();
+    let told = json!({"reason": "blocked", "reconnect": false});
+    assert_eq!(guests[0].client.next().await, Told::Kick(told));
     assert_eq!(
         guests[1].connection.closing(),
         Some(Disconnect::TokenRevoked)
     );
     assert_eq!(guests[2].connection.closing(), None);
+}
+
+/// Chat's own clock says otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_block_that_is_over_by_the_clock_of_the_store_is_refused() {
+    let store = store();
+    store.set_clock(Some("u"), 7_200_000);
+    let until = proto::time::timestamp(proto::time::now() + 3_600_000);
+    let request = api::BlockUserRequest {
+        end: Some(End::Until(until)),
+        ..block("u", "")
+    };
+    let mut chat = chat(&store, store.inboxes());
+    let status = chat.block_user(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert!(status.message().contains("until"), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forbidden_to_a_user_can_be_looked_up() {
+    let store = store();
+    let mut chat = chat(&store, store.inboxes());
+    let blocked = chat.block_user(block("u", "spam")).await.unwrap();
+    let request = api::GetRestrictionsRequest {
+        user: "u".to_owned(),
+    };
+    let known = chat.get_restrictions(request).await.unwrap().into_inner();
+    let expected = api::GetRestrictionsResponse {
+        blocked_until: blocked.into_inner().until,
+        block_reason: "spam".to_owned(),
+        ..api::GetRestrictionsResponse::default()
+    };
+    assert_eq!(known, expected);
+}
+
+/// Somebody else may log in on that connection.
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_login_was_undone_is_not_closed_by_a_block() {
+    let store = store();
+    let one = Node::new(&store, "one", store.inboxes()).await;
+    let guest = one.guest("u", "s1").await;
+    guest.registration().undo();
+    forbid(&store, "u").await;
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(guest.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_client_is_gone_is_not_among_those_that_a_block_has_closed() {
+    let store = store();
+    let one = Node::new(&store, "one", store.inboxes()).await;
+    let guest = one.guest("u", "s1").await;
+    guest.connection.close(Disconnect::CLOSED);
+    guest.connection.conclude();
+    let mut chat = chat(&store, store.inboxes());
+    let answer = chat.block_user(block("u", "")).await.unwrap();
+    assert_eq!(answer.into_inner().closed, []);
+}
+
+/// Writes a block, and no chat looks for sessions.
+async fn forbid(store: &MemoryStore, user: &str) {
+    let change = Restriction::Block {
+        until: When::After(Duration::from_secs(3_600)),
+        reason: String::new(),
+    };
+    let changed = store.restrict(&UserId::new(user).unwrap(), &change).await;
+    assert!(matches!(changed, Ok(Restricted::Yes(_))), "{changed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_user_is_blocked_before_its_claim_is_closed_by_the_claim() {
+    let store = store();
+    let one = Node::new(&store, "one", store.inboxes()).await;
+    let user = UserId::new("u").unwrap();
+    let mut guests = Vec::new();
+    // The second login is one of the same client, which has to claim its place.
+    for session in ["s1", "s2"] {
+        let guard = one.lease.enter(vec![Place::User(user.clone())]).await;
+        let (connection, _client) = client::client(WireFormat::JSON).await;
+        let (session, guard) = (SessionId::new(session).unwrap(), Arc::new(guard.unwrap()));
+        let shown = Shown {
+            proof: Some(Proof::new([1; 16])),
+            token: None,
+        };
+        let registration = one
+            .logins
+            .begin(&guard, &user, &session, &connection, shown);
+        assert_eq!(one.logins.login(&registration).await, Ok(Admission::Yes));
+        guests.push((registration, connection, _client));
+    }
+    forbid(&store, "u").await;
+    let (registration, connection, _) = &guests[1];
+    let in_time = Instant::now() + Duration::from_secs(1);
+    one.logins.claim(registration, in_time).await;
+    assert_eq!(connection.closing(), Some(Disconnect::Blocked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_user_is_blocked_while_its_entry_is_put_back_is_closed() {
+    let store = store();
+    let one = Node::new(&store, "one", store.inboxes()).await;
+    let guest = one.guest("u", "s1").await;
+    let registration = guest.registration();
+    let in_time = Instant::now() + Duration::from_secs(1);
+    one.logins.claim(registration, in_time).await;
+    let user = UserId::new("u").unwrap();
+    let (session, registry) = (SessionId::new("s1").unwrap(), store.registry());
+    registry.close(&user, &session, false).await.unwrap();
+    let incarnation = registration.guard().incarnation();
+    let look = one
+        .logins
+        .entries(incarnation, std::slice::from_ref(&user))
+        .await
+        .unwrap();
+    let mut findings = Findings::default();
+    one.logins
+        .compare(incarnation, &user, &look[0], &mut findings);
+    assert!(findings.wants_claims());
+    forbid(&store, "u").await;
+    one.logins.settle(findings).await.unwrap();
+    assert_eq!(guest.connection.closing(), Some(Disconnect::Blocked));
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,6 +366,8 @@ async fn only_the_token_that_was_shown_last_counts() {
     };
     assert_eq!(revoke_one("old").await, 0);
     assert_eq!(renew("old").await, Err(Forbidden::TokenRevoked));
+    // The reconciler has looked at the user by then.
+    sleep(2 * SETTLE_TIME).await;
     assert_eq!(
         guest.connection.closing(),
         None,

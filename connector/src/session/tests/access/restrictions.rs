@@ -84,3 +84,27 @@ async fn a_revoked_token_is_refused_at_a_refresh_and_the_session_goes_on_with_th
     let told = scene.ask(4, REFRESH, &third).await;
     assert_eq!(body_of(&told)["reason"], "BLOCKED");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_forbidden_leaves_at_once_and_gets_no_grace() {
+    for (reason, leaves_at_once) in [
+        (Disconnect::CLOSED, false),
+        (Disconnect::Blocked, true),
+        (Disconnect::TokenRevoked, true),
+    ] {
+        let grace = Duration::from_secs(60);
+        let mut scene = scene_with_grace(Routes::none(), rules(""), grace).await;
+        let login = json!({"userId": "u", "lessonId": "room"});
+        assert_eq!(body_of(&scene.joins(1, LOGIN, &login).await)["code"], 0);
+        scene.socket.close(reason);
+        let Scene {
+            me, mut instance, ..
+        } = scene;
+        me.close().await;
+        if leaves_at_once {
+            instance.leave().await.answer(Ok(Default::default()));
+        } else {
+            instance.nobody_calls().await;
+        }
+    }
+}
