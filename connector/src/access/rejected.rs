@@ -1,4 +1,5 @@
-//! Why a token is rejected. The log says it; the client is told only whether the token is invalid or has expired.
+//! Why a token is rejected. The log says it; the client is told only whether the token is invalid, has expired, or cannot
+//! be checked at present.
 
 use wire::Reason;
 
@@ -67,6 +68,8 @@ impl Rejected {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Expired => Reason::TokenExpired,
+            // The token may be a good one, and the client should show it again.
+            Self::NoKeys => Reason::Unavailable,
             _ => Reason::TokenInvalid,
         }
     }
