@@ -63,9 +63,12 @@ impl Pace {
     }
 
     /// Counts so many that were taken already, and whose number was not known before. Until they are made up for, nothing more is
-    /// allowed.
-    pub fn charge(&mut self, rate: &Rate, many: u32, now: Instant) {
-        self.whole_at = Some(self.whole_after(rate, many, now));
+    /// allowed. Returns true if a whole burst and more is to be made up for.
+    pub fn charge(&mut self, rate: &Rate, many: u32, now: Instant) -> bool {
+        let whole_at = self.whole_after(rate, many, now);
+        self.whole_at = Some(whole_at);
+        let burst = rate.burst * rate.interval;
+        whole_at.saturating_duration_since(now + burst) > burst
     }
 
     fn whole_after(&self, rate: &Rate, many: u32, now: Instant) -> Instant {
@@ -129,9 +132,22 @@ mod tests {
         let interval = Duration::from_nanos(100);
         let (rate, mut pace) = (Rate::every(interval, 1_000), Pace::default());
         let now = Instant::now();
-        pace.charge(&rate, 5_000, now);
+        assert!(pace.charge(&rate, 5_000, now));
         assert_eq!(pace.take(&rate, now), Err(4_001 * interval));
         assert_eq!(pace.take(&rate, now + 4_001 * interval), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_than_a_burst_beyond_what_is_allowed_is_noticed() {
+        let (rate, mut pace) = (
+            Rate::every(Duration::from_nanos(100), 1_000),
+            Pace::default(),
+        );
+        let now = Instant::now();
+        assert!(!pace.charge(&rate, 1_000, now));
+        assert!(!pace.charge(&rate, 1_000, now));
+        assert!(pace.charge(&rate, 1, now));
+        assert!(!pace.charge(&rate, 1, now + Duration::from_nanos(200)));
     }
 
     #[test]

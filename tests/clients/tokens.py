@@ -1,6 +1,6 @@
 """Makes a key and signs tokens with it, as an issuer in Python would with PyJWT.
 
-    python tokens.py '{"alg":"RS256","kid":"one","claims":[{"sub":"ann"}]}'
+    echo '{"alg":"RS256","kid":"one","claims":[{"sub":"ann"}]}' | python tokens.py
 
 prints {"jwk":{…},"tokens":["…"]}. "life" is the number of seconds until the tokens expire.
 """
@@ -11,7 +11,7 @@ import time
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-asked = json.loads(sys.argv[1])
+asked = json.load(sys.stdin)
 algorithm, key_id = asked["alg"], asked["kid"]
 if algorithm == "EdDSA":
     key = ed25519.Ed25519PrivateKey.generate()

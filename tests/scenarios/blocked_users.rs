@@ -168,6 +168,11 @@ async fn a_connector_that_was_frozen_while_a_user_was_blocked_closes_the_session
 
 /// Two connectors that accept tokens made in Node.js and in Python.
 async fn with_tokens(keys: Value) -> (System, TempDir) {
+    with_tokens_and(keys, &[]).await
+}
+
+/// The same with further flags.
+async fn with_tokens_and(keys: Value, flags: &[&'static str]) -> (System, TempDir) {
     let directory = TempDir::new().expect("a directory");
     let keys_file = directory.path().join("jwks.json");
     std::fs::write(&keys_file, keys.to_string()).expect("written");
@@ -180,9 +185,8 @@ async fn with_tokens(keys: Value) -> (System, TempDir) {
     std::fs::write(&file, text).expect("written");
     // The flags of a plan live as long as the tests.
     let file: &'static str = Box::leak(file.display().to_string().into_boxed_str());
-    let flags: &'static [&'static str] =
-        Box::leak(vec!["--auth-mode", "jwt", "--config", file].into_boxed_slice());
-    let plan = Plan::of(2, 1).login_policy("allow").connector_flags(flags);
+    let flags = [flags, &["--auth-mode", "jwt", "--config", file]].concat();
+    let plan = Plan::of(2, 1).login_policy("allow").connector_flags(&flags);
     (plan.start().await, directory)
 }
 
@@ -245,6 +249,70 @@ async fn tokens_are_revoked_by_their_time_and_by_their_id_on_all_connectors() {
     let known = call(&system, "GetRestrictions", &json!({"user": "ann"}));
     assert_eq!(known["revokedTokens"], 1, "{known}");
     assert_eq!((third.ended(), bob.ended()), (None, None));
+}
+
+/// A session that refreshes its token while Redis is away goes on, in every protocol alike. If the token was revoked before, it
+/// ends when Redis is back.
+#[tokio::test]
+async fn tokens_are_refreshed_while_redis_is_away_and_revoked_ones_end_when_it_is_back() {
+    let claims = ["ann", "bob", "carl", "dora"]
+        .map(|user| json!({"sub": user, "jti": format!("{user} first")}));
+    // Long enough for a busy machine.
+    let short = issued(in_node(), "ES256", "short", 40, &claims);
+    let claims = ["ann", "bob", "carl", "dora"]
+        .map(|user| json!({"sub": user, "jti": format!("{user} second")}));
+    let long = issued(in_node(), "EdDSA", "long", 3_600, &claims);
+    let keys = json!({"keys": [short.jwk, long.jwk]});
+    let flags = ["--auth-leeway", "0s", "--auth-expiry-grace", "1s"];
+    let (mut system, _directory) = with_tokens_and(keys, &flags).await;
+    let at = system.connectors[0].address();
+    let by = |token: &String| json!({ "token": token });
+    let [ann, bob, carl] = [
+        enter(at, by(&short.tokens[0])).await,
+        enter(at, by(&short.tokens[1])).await,
+        enter(at, by(&short.tokens[2])).await,
+    ];
+    let original = system.visitor(1).await;
+    let body = json!({"token": short.tokens[3], "lessonId": "4"}).to_string();
+    let reply = original.request(LOGIN, &body).await;
+    assert!(reply.starts_with(r#"{"code":0,"#), "{reply}");
+    let revoke = json!({"user": "ann", "jti": "ann second"});
+    assert_eq!(count(&call(&system, "RevokeTokens", &revoke), "closed"), 0);
+
+    let dora_shows = by(&long.tokens[3]).to_string();
+    system.redis.freeze();
+    let (anns, bobs, carls, doras) = tokio::join!(
+        ann.request(REFRESH, by(&long.tokens[0])),
+        bob.request(REFRESH, by(&long.tokens[1])),
+        // A token that nobody should accept is refused as always.
+        carl.request(REFRESH, by(&long.tokens[1])),
+        original.request(REFRESH, &dora_shows),
+    );
+    for reply in [&anns, &bobs] {
+        assert_eq!(reply["code"], 0, "{reply}");
+        assert!(reply["ttl"].as_u64() > Some(3_000), "{reply}");
+    }
+    assert_eq!(carls["reason"], "TOKEN_INVALID", "{carls}");
+    assert!(doras.starts_with(r#"{"code":0,"ttl":"#), "{doras}");
+    // Nobody new gets in, and is told to try again.
+    let (_client, reply) = login(at, by(&long.tokens[1])).await;
+    assert_eq!(
+        (&reply["reason"], &reply["retry"]),
+        (&json!("UNAVAILABLE"), &json!(true))
+    );
+    system.redis.thaw();
+    assert_eq!(ann.end(NEXT_LOOK).await, closed(4_020, "token revoked"));
+
+    // The same while nothing listens there.
+    system.redis.kill();
+    let reply = bob.request(REFRESH, by(&long.tokens[1])).await;
+    assert_eq!(reply["code"], 0, "{reply}");
+    system.redis.restart().await;
+    // Who has not refreshed is out when the token expires, and the others are not.
+    assert_eq!(carl.end(6 * SOON).await, closed(4_017, "token expired"));
+    let reply = bob.request(REFRESH, by(&long.tokens[1])).await;
+    assert_eq!(reply["code"], 0, "{reply}");
+    assert_eq!((bob.ended(), original.ended()), (None, None));
 }
 
 /// A time as JSON has it, from seconds since 1970.

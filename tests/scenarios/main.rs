@@ -77,6 +77,7 @@ mod slow_readers;
 mod small_clients;
 mod socket_io;
 mod standalone;
+mod store_growth;
 mod switched_primaries;
 mod tls_attacks;
 mod tls_chat;

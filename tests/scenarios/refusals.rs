@@ -2,6 +2,7 @@
 //! it, and next to it the same by somebody who has the right.
 
 mod back_ends;
+mod bytes;
 mod clients;
 mod sessions;
 mod system;

@@ -1,15 +1,20 @@
 //! Clients that log in with tokens, which issuers have made with libraries that others wrote, and the rules of channels.
 
 use serde_json::{Value, json};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::json::Client;
 use testkit::link::End;
+use testkit::permit::Permit;
 use testkit::pomelo::{self, LOGIN, SEND};
-use testkit::service::Standalone;
+use testkit::redis::Redis;
+use testkit::service::{Chat, Connector, Standalone};
+use testkit::tls::Authority;
 use testkit::{SOON, socket_io, wait, workspace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -32,7 +37,14 @@ pub(crate) fn issued(
     claims: &[Value],
 ) -> Issued {
     let asked = json!({"alg": algorithm, "kid": key, "life": life, "claims": claims});
-    let output = command.arg(asked.to_string()).output().expect("it runs");
+    // Not as an argument, because there may be more claims than an argument may have bytes.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut issuer = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut input = issuer.stdin.take().expect("it is a pipe");
+    let written = input.write_all(asked.to_string().as_bytes());
+    written.expect("it reads its input");
+    drop(input);
+    let output = issuer.wait_with_output().expect("it ends");
     let errors = String::from_utf8_lossy(&output.stderr);
     let made: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{errors}"));
     let tokens = made["tokens"].as_array().expect("tokens").iter();
@@ -62,6 +74,7 @@ pub(crate) fn in_python() -> Command {
 
 /// Serves a set of keys, which the test may change.
 struct KeyServer {
+    address: SocketAddr,
     url: String,
     keys: Arc<Mutex<Value>>,
     task: tokio::task::JoinHandle<()>,
@@ -70,7 +83,8 @@ struct KeyServer {
 impl KeyServer {
     async fn start(keys: Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/keys.json", listener.local_addr().expect("bound"));
+        let address = listener.local_addr().expect("bound");
+        let url = format!("http://{address}/keys.json");
         let keys = Arc::new(Mutex::new(keys));
         let served = Arc::clone(&keys);
         let task = tokio::spawn(async move {
@@ -87,7 +101,12 @@ impl KeyServer {
                 let _ = socket.write_all((head + &body).as_bytes()).await;
             }
         });
-        Self { url, keys, task }
+        Self {
+            address,
+            url,
+            keys,
+            task,
+        }
     }
 }
 
@@ -115,8 +134,13 @@ impl AccessFile {
     }
 
     fn issuer(algorithms: &str, keys: &str) -> Self {
+        Self::issuer_in("connector.auth.issuer", algorithms, keys)
+    }
+
+    /// The same in a table with this name.
+    fn issuer_in(table: &str, algorithms: &str, keys: &str) -> Self {
         Self::new(&format!(
-            "[[connector.auth.issuer]]\nissuer = 'https://id.example'\naudience = ['chat']\n\
+            "[[{table}]]\nissuer = 'https://id.example'\naudience = ['chat']\n\
              algorithms = [{algorithms}]\n{keys}\n"
         ))
     }
@@ -134,16 +158,24 @@ fn users(count: usize, first: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A key is replaced while a hundred sessions of all protocols are live. They go on with tokens of the new key, on the same
-/// connections.
+/// A key is replaced while a hundred sessions of all protocols are live, or ten thousand. They go on with tokens of the new key, on the
+/// same connections.
 #[tokio::test]
 async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
-    let old = issued(in_node(), "ES256", "old", 3_600, &users(104, "u"));
-    let new = issued(in_node(), "EdDSA", "new", 3_600, &users(104, "u"));
+    let count = if testkit::long() { 10_000 } else { 100 };
+    testkit::impact::raise_descriptors();
+    let claims = users(4 + count, "u");
+    let old = issued(in_node(), "ES256", "old", 3_600, &claims);
+    let new = issued(in_node(), "EdDSA", "new", 3_600, &claims);
     let server = KeyServer::start(json!({"keys": [old.jwk]})).await;
     let file = AccessFile::issuer("'ES256', 'EdDSA'", &format!("jwks_url = '{}'", server.url));
-    let standalone = file.standalone(&["--auth-mode", "jwt"]).await;
+    // All of them come from one address.
+    let many = ["--address-connections", "0", "--address-rate", "0"];
+    let flags = [&["--auth-mode", "jwt"], &many[..]].concat();
+    let standalone = file.standalone(&flags).await;
     let address = standalone.address();
+    let begun = Instant::now();
+    let before = standalone.memory();
 
     let mut sessions = Vec::new();
     for (at, token) in old.tokens[4..].iter().enumerate() {
@@ -152,10 +184,12 @@ async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
         } else {
             Client::connect_at(address, &format!("/ws?token={token}")).await
         };
+        // A hundred in each room.
+        let room = format!("room{}", at / 100);
         let body = if at % 2 == 0 {
-            json!({"token": token, "lessonId": "room"})
+            json!({"token": token, "lessonId": room})
         } else {
-            json!({"lessonId": "room"})
+            json!({ "lessonId": room })
         };
         let reply = client.request(LOGIN, body).await;
         assert_eq!(reply["code"], 0, "{reply}");
@@ -163,7 +197,7 @@ async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
         sessions.push(client);
     }
     let pomelo = pomelo::Client::connect(address).await;
-    let body = json!({"token": old.tokens[0], "lessonId": "room"}).to_string();
+    let body = json!({"token": old.tokens[0], "lessonId": "room0"}).to_string();
     let reply = pomelo.request(LOGIN, &body).await;
     assert!(
         reply.starts_with(r#"{"code":0,"message":"登录成功","ttl":"#),
@@ -174,7 +208,7 @@ async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
         old.tokens[1]
     );
     let socket = socket_io::connect(address, &path).await;
-    let login = socket_io::request(1, LOGIN, &json!({"lessonId": "room"}));
+    let login = socket_io::request(1, LOGIN, &json!({"lessonId": "room0"}));
     socket_io::say(&socket, &login).await;
     let packets = socket_io::until(&socket, 3).await;
     let reply = socket_io::message(&packets[2]);
@@ -208,12 +242,15 @@ async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
     let lines = standalone.lines().join("\n");
     assert!(!lines.contains(&old.tokens[3]), "no token is logged");
 
+    let (entered, with_sessions) = (begun.elapsed(), standalone.memory());
     *server.keys.lock().expect("not poisoned") = json!({"keys": [new.jwk]});
+    let begun = Instant::now();
     wait::eventually("the new key is known", REFETCHED, async || {
         let body = json!({"userId": "u2", "token": new.tokens[2]});
         stranger.request(LOGIN, body).await["code"] == 0
     })
     .await;
+    let (known, begun) = (begun.elapsed(), Instant::now());
     for (client, token) in sessions.iter().zip(&new.tokens[4..]) {
         let reply = client.request(REFRESH, json!({ "token": token })).await;
         assert_eq!(reply["code"], 0, "{reply}");
@@ -229,10 +266,64 @@ async fn sessions_with_tokens_made_in_node_live_through_a_rotation_of_keys() {
         .until_push(r#"onMessage {"content":"still here","userId":"u4"}"#)
         .await;
     assert!(sessions.iter().all(|client| client.ended().is_none()));
+    println!(
+        "{count} sessions: entered in {entered:?}, the new key known after {known:?}, refreshed in {:?}; \
+         memory {before:?} before, {with_sessions:?} with them, {:?} after",
+        begun.elapsed(),
+        standalone.memory(),
+    );
     // The old key is no longer accepted.
     let late = Client::connect(address).await;
     let reply = late.request(LOGIN, json!({"token": old.tokens[3]})).await;
     assert_eq!(reply["reason"], "TOKEN_INVALID", "{reply}");
+}
+
+/// The server of the keys has a certificate of an authority that the connector does not trust, until the operator names that one.
+#[tokio::test]
+async fn keys_of_tokens_made_in_node_are_not_taken_from_a_server_of_another_authority() {
+    let made = issued(in_node(), "ES256", "k", 3_600, &users(3, "u"));
+    let server = KeyServer::start(json!({"keys": [made.jwk]})).await;
+    let (authority, another) = (Authority::new(), Authority::new());
+    let (address, _proxy) = another.terminate(server.address).await;
+    let keys = format!(
+        "jwks_url = 'https://{address}/keys.json'\njwks_ca_file = '{}'",
+        authority.ca().display()
+    );
+    let file = AccessFile::issuer_in("auth.issuer", "'ES256'", &keys);
+    let config = file.path.to_str().expect("a path");
+    let _permit = Permit::shared().await;
+    let redis = Redis::start().await;
+    let chat = Chat::start(&redis, &[]).await;
+    let flags = ["--auth-mode", "jwt", "--config", config];
+    let connector = Connector::begin("c1", &chat.url(), &redis.url(), &flags).await;
+    wait::eventually("it is not ready, and says why", SOON, async || {
+        let answer = testkit::http::get(connector.admin(), "/readyz").await;
+        answer.is_some_and(|it| {
+            let words = [
+                "tokens: not ready",
+                "invalid peer certificate",
+                "jwks_ca_file",
+            ];
+            it.status == 503 && words.iter().all(|word| it.body.contains(word))
+        })
+    })
+    .await;
+    for token in &made.tokens[..2] {
+        let client = Client::connect(connector.address()).await;
+        let reply = client.request(LOGIN, json!({ "token": token })).await;
+        assert_eq!(reply["reason"], "UNAVAILABLE", "{reply}");
+        let original = pomelo::Client::connect(connector.address()).await;
+        let body = json!({"token": token, "lessonId": "room"}).to_string();
+        let reply = original.request(LOGIN, &body).await;
+        assert_eq!(reply, r#"{"code":500}"#);
+    }
+    std::fs::copy(another.ca(), authority.ca()).expect("copied");
+    connector.ready().await;
+    let client = Client::connect(connector.address()).await;
+    let reply = client
+        .request(LOGIN, json!({"token": made.tokens[2]}))
+        .await;
+    assert_eq!(reply["code"], 0, "{reply}");
 }
 
 /// Keys in a file, with each algorithm that PyJWT knows.

@@ -41,6 +41,17 @@ pub enum Input {
     Request(Request),
 }
 
+impl Input {
+    /// How many bytes of the message are kept as the body of a request.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        match self {
+            Self::Request(request) => request.body.len(),
+            Self::Ready | Self::Heartbeat => 0,
+        }
+    }
+}
+
 /// A call of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

@@ -27,6 +27,10 @@ pub(super) enum FetchError {
     Connect(String, io::Error),
     #[error("jwks_ca_file: {0}")]
     Trust(TlsError),
+    #[error(
+        "no connection with TLS to {0}: {1}. If its certificate is from an authority of your own, jwks_ca_file must name that authority"
+    )]
+    Handshake(String, io::Error),
     #[error("{0} does not speak HTTP: {1}")]
     Http(String, hyper::Error),
     #[error("{0} answers with {1}; expected 200, because redirections are not followed")]
@@ -60,7 +64,7 @@ async fn fetch_now(uri: &Uri, trust: &ClientFiles, name: String) -> Result<Vec<u
         let tls = trust.connector(ALPN).map_err(FetchError::Trust)?;
         let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
         let stream = async { tls.connect(server?, stream).await }.await;
-        let stream = stream.map_err(|error| FetchError::Connect(name.clone(), error))?;
+        let stream = stream.map_err(|error| FetchError::Handshake(name.clone(), error))?;
         return ask(uri, stream, name).await;
     }
     ask(uri, stream, name).await

@@ -1,4 +1,5 @@
-//! Why a token is rejected. The log says it; the client is told only whether the token is invalid or has expired.
+//! Why a token is rejected. The log says it; the client is told only whether the token is invalid, has expired, or cannot
+//! be checked at present.
 
 use wire::Reason;
 

@@ -13,6 +13,8 @@ pub(super) struct Batch {
     pub(super) inputs: Vec<Input>,
     /// The bytes of the messages that held them.
     pub(super) bytes: usize,
+    /// The bytes of all messages of the read that are not in the body of a request.
+    pub(super) beside: usize,
     /// When they were read. `None` if there are none.
     pub(super) received: Option<Instant>,
     pub(super) end: Option<End>,
@@ -39,6 +41,8 @@ pub(super) struct Backlog {
     pub(super) batches: VecDeque<Batch>,
     /// The bytes of all batches, and of the batch that is being carried out.
     pub(super) bytes: usize,
+    /// Bytes that are not in the body of a request, and were not counted for the session yet.
+    pub(super) beside: usize,
     /// Nothing more is read, because the last batch ends the connection.
     pub(super) ended: bool,
 }
@@ -51,6 +55,7 @@ impl Backlog {
     pub(super) fn push(&mut self, batch: Batch) {
         self.ended |= batch.end.is_some();
         self.bytes += batch.bytes;
+        self.beside += batch.beside;
         if !batch.is_empty() {
             self.batches.push_back(batch);
         }

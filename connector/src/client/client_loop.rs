@@ -14,6 +14,7 @@ use crate::transport::inlet::{Inlet, Read};
 use crate::transport::pass::Pass;
 use std::future::poll_fn;
 use std::io;
+use std::mem::take;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -129,7 +130,9 @@ impl ClientLoop {
                     None => Box::pin(self.carry_out(batch)).await,
                 },
                 () = poll_fn(|context| self.socket.poll_read(context, &mut batch)) => {
-                    if !batch.is_empty() {
+                    if batch.is_empty() {
+                        self.handlers.heard(batch.beside, Instant::now());
+                    } else {
                         // Boxed, because this future is large and the task of an idle connection must stay small.
                         Box::pin(self.carry_out(batch)).await;
                     }
@@ -154,6 +157,7 @@ impl ClientLoop {
         let Self { handlers, socket } = self;
         let mut backlog = Backlog {
             bytes: batch.bytes,
+            beside: batch.beside,
             ended: batch.end.is_some(),
             ..Backlog::default()
         };
@@ -163,6 +167,7 @@ impl ClientLoop {
         }
         while let Some(batch) = next {
             let received = batch.received.unwrap_or_else(Instant::now);
+            handlers.heard(take(&mut backlog.beside), received);
             for input in batch.inputs {
                 let Input::Request(request) = input else {
                     continue;
@@ -190,6 +195,7 @@ impl ClientLoop {
             }
             next = backlog.batches.pop_front();
         }
+        handlers.heard(backlog.beside, Instant::now());
         if socket.charged > 0 {
             socket.charge(0);
         }
@@ -261,7 +267,7 @@ impl SocketSide {
         match read {
             Ok(Read::Some { taken, .. }) => {
                 self.clock.has_read(taken);
-                if std::mem::take(&mut self.clock.only_opened) {
+                if take(&mut self.clock.only_opened) {
                     let mut inputs = Vec::new();
                     self.codec.open(&mut inputs);
                     if !inputs.is_empty() {
@@ -290,17 +296,23 @@ impl SocketSide {
             clock: &mut self.clock,
             inputs: &mut batch.inputs,
             bytes: 0,
+            beside: 0,
             out: Vec::new(),
             end: None,
         };
         let result = read(&mut self.inlet, &mut heard);
         let Heard {
-            out, end, bytes, ..
+            out,
+            end,
+            bytes,
+            beside,
+            ..
         } = heard;
         if !out.is_empty() {
             self.connection.send(&out, &mut None);
         }
         batch.bytes = bytes;
+        batch.beside = beside;
         batch.end = end.map(End::Because);
         let mut has_requests = false;
         for input in &batch.inputs {
@@ -364,6 +376,8 @@ struct Heard<'a> {
     clock: &'a mut Clock,
     inputs: &'a mut Vec<Input>,
     bytes: usize,
+    /// Those that are not in the body of a request.
+    beside: usize,
     /// The protocol's own answers.
     out: Vec<u8>,
     end: Option<Disconnect>,
@@ -378,10 +392,18 @@ impl Heard<'_> {
             Event::Message(message) => {
                 self.clock.heard_message();
                 self.bytes += message.len();
+                let before = self.inputs.len();
                 let decoded = self.codec.decode(message, self.inputs, &mut self.out);
                 self.end = decoded.err().map(Disconnect::from);
+                let requests = self.inputs.get(before..).unwrap_or_default();
+                let bodies: usize = requests.iter().map(Input::body_bytes).sum();
+                // A body that was compressed may be longer than its message.
+                self.beside += message.len().saturating_sub(bodies);
             }
-            Event::Ping(payload) => websocket::frame(&mut self.out, Opcode::Pong, payload),
+            Event::Ping(payload) => {
+                self.beside += payload.len();
+                websocket::frame(&mut self.out, Opcode::Pong, payload);
+            }
             Event::Pong => self.clock.heard_message(),
             Event::Close(_) => self.end = Some(Disconnect::CLOSED),
         }
@@ -436,6 +458,43 @@ mod tests {
         client.write_all(hello).await.unwrap();
         client.write_all(&[2, 0, 0, 0]).await.unwrap();
         (socket, client)
+    }
+
+    /// What a client sends while nothing can be refused must not be forgotten either.
+    #[tokio::test]
+    async fn every_byte_of_a_message_is_in_the_body_of_a_request_or_counts_beside_it() {
+        let data = |message: &str| {
+            let length = u8::try_from(message.len()).unwrap();
+            [&[4, 0, 0, length][..], message.as_bytes()].concat()
+        };
+        let object = data("\0\x01\x03a.b{\"n\":1}");
+        for (message, bodies) in [
+            (object.clone(), 7),
+            (object.repeat(3), 21),
+            (data("\0\x01\x03a.b\"text\""), 0),
+            (data("\0\x01\x03a.bgarbage"), 0),
+            (data("\x02\x03a.b[1,2,3]"), 0),
+            (data("\x02\x04none{\"n\":1}"), 0),
+            (b"\x03\0\0\x04beat".to_vec(), 0),
+            (b"\x01\0\0\x02{}".to_vec(), 0),
+        ] {
+            let (mut socket, _client) = socket().await;
+            let mut batch = Batch::default();
+            while !batch.inputs.contains(&Input::Ready) {
+                soon(poll_fn(|context| socket.poll_read(context, &mut batch))).await;
+            }
+            let mut batch = Batch::default();
+            socket.hear(&mut batch, |_, heard| heard.event(Event::Message(&message)));
+            assert_eq!(batch.bytes, message.len());
+            assert_eq!(batch.beside, message.len() - bodies, "{message:?}");
+            let mut backlog = Backlog::default();
+            backlog.push(batch);
+            assert_eq!(backlog.beside, message.len() - bodies, "{message:?}");
+        }
+        let (mut socket, _client) = socket().await;
+        let mut batch = Batch::default();
+        socket.hear(&mut batch, |_, heard| heard.event(Event::Ping(b"1234")));
+        assert_eq!(batch.beside, 4);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ pub struct RateSettings {
     #[arg(long, default_value_t = 1_000, value_name = "NUMBER")]
     pub request_burst: u32,
 
-    /// Bytes of the bodies of requests that a session may send in a second; 0: no limit
+    /// Bytes of messages, of every kind, that a session may send in a second; 0: no limit
     ///
     /// Without it: 2MiB, or no limit on loopback if everybody may log in.
     #[arg(long, value_name = "BYTES", value_parser = bytes::<u32>(BYTES))]

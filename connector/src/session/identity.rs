@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use wire::{Disconnect, Reason, Refusal, RequestBody};
@@ -27,11 +28,18 @@ pub(super) struct Identity {
     pub(super) grants: Grants,
     /// Channels that the session is still to join, because its token names them.
     pub(super) to_join: VecDeque<ChannelName>,
-    /// Tells the client when the token has expired, and closes its connection if it does not refresh it. `None`: it does not
-    /// expire.
-    _expiry: Option<AbortOnDropHandle<()>>,
+    /// `None`: the token does not expire.
+    expiry: Option<Expiry>,
     /// What the operator's hook has decided about channels, once it was asked.
     pub(super) decisions: Option<Box<Decisions>>,
+}
+
+/// The end of the session's token.
+struct Expiry {
+    /// Tells the client when the token has expired, and closes its connection if it does not refresh it.
+    _task: AbortOnDropHandle<()>,
+    /// The permit to close the connection. A refresh holds it while it is under way.
+    closing: Arc<Semaphore>,
 }
 
 impl Identity {
@@ -46,20 +54,31 @@ impl Identity {
         claims: Claims,
         connection: &Arc<Connection>,
     ) -> Self {
-        let expiry = access
-            .lasts(&claims)
-            .map(|lasts| expire(Arc::clone(connection), lasts, access.expiry_grace()));
+        let expiry = access.lasts(&claims).map(|lasts| {
+            let closing = Arc::new(Semaphore::new(1));
+            let (connection, permits) = (Arc::clone(connection), Arc::clone(&closing));
+            let expiring = expire(connection, lasts, access.expiry_grace(), permits);
+            Expiry {
+                _task: AbortOnDropHandle::new(tokio::spawn(expiring)),
+                closing,
+            }
+        });
         Self {
             grants: claims.grants,
             to_join: claims.channels.into(),
-            _expiry: expiry.map(|it| AbortOnDropHandle::new(tokio::spawn(it))),
+            expiry,
             decisions: None,
         }
     }
 }
 
 /// Lets a client know that its token has expired, and closes its connection some time later.
-async fn expire(connection: Arc<Connection>, after: Duration, grace: Duration) {
+async fn expire(
+    connection: Arc<Connection>,
+    after: Duration,
+    grace: Duration,
+    closing: Arc<Semaphore>,
+) {
     sleep(after).await;
     let body = format!(r#"{{"closesIn":{}}}"#, grace.as_secs());
     let mut frames = Vec::new();
@@ -71,6 +90,9 @@ async fn expire(connection: Arc<Connection>, after: Duration, grace: Duration) {
     );
     connection.send(&frames, &mut None);
     sleep(grace).await;
+    // A refresh that came in time may still wait for the store, for two seconds at most. If it succeeds, it aborts this task. The
+    // next one does not get the permit before this task does.
+    let _permit = closing.acquire().await;
     connection.close(Disconnect::TokenExpired);
 }
 
@@ -126,6 +148,10 @@ impl Handlers {
     /// Handles `connector.handler.refresh`: the session goes on with a newer token of the same user.
     pub(super) async fn refresh(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
+        let identity = session.identity.as_ref();
+        let expiry = identity.and_then(|it| it.expiry.as_ref());
+        // Until this function returns, the connection is not closed because the old token has expired.
+        let _permit = expiry.map(|it| Arc::clone(&it.closing).try_acquire_owned());
         let token = parameters::token(body)?;
         let mut claims = match self.services.access.login_hook() {
             Some(hook) => {

@@ -258,6 +258,17 @@ impl Handlers {
         }
     }
 
+    /// Counts bytes that the client has sent beside the bodies of its requests: the rest of their messages, and whole messages that
+    /// are no requests, or whose bodies are not kept. If there are far too many, the client is closed.
+    pub(crate) fn heard(&mut self, bytes: usize, now: Instant) {
+        if let Some(paces) = &mut self.paces
+            && bytes > 0
+            && let Err(GoesOn) = paces.heard(bytes, now)
+        {
+            self.connection.close(Disconnect::TooFast);
+        }
+    }
+
     /// Refuses a request because there are too many. If the client goes on all the same, it is closed.
     async fn slow_down(&mut self, id: Option<u64>, refusal: Refusal, goes_on: Option<GoesOn>) {
         self.answered().await;

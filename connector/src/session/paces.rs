@@ -18,7 +18,7 @@ const FURTHER: Rate = Rate::every(Duration::from_millis(120), 1_000);
 /// How many requests a client may have refused for their bytes if their number is not limited.
 const REFUSALS: Rate = Rate::every(Duration::from_millis(5), 1_000);
 
-/// A client had too many requests refused.
+/// A client had too many requests refused, or went on with messages that cannot be refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct GoesOn;
 
@@ -53,13 +53,13 @@ impl Paces {
         now: Instant,
     ) -> Result<(), (Refusal, Option<GoesOn>)> {
         if FREE.contains(&&*request.route) {
-            return Ok(());
+            return (self.heard(request.body.len(), now))
+                .map_err(|it| (Refusal::rate_limited(Duration::ZERO), Some(it)));
         }
         let rates = self.rates;
         let mut counted = take(&mut self.requests, rates.requests, Bound::RequestRate, now);
         if let (Ok(()), Some(rate)) = (&counted, rates.bytes) {
-            let bytes = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
-            let taken = self.bytes.take_many(&rate, bytes, now);
+            let taken = self.bytes.take_many(&rate, count(request.body.len()), now);
             counted = taken.map_err(|wait| refuse(Bound::ByteRate, wait));
         }
         counted.map_err(|refusal| {
@@ -67,6 +67,22 @@ impl Paces {
             let goes_on = self.refused.take(&most, now).is_err().then_some(GoesOn);
             (refusal, goes_on)
         })
+    }
+
+    /// Counts bytes that were received beside the bodies of requests, and those of requests that are never refused. They are here
+    /// already. So until they are made up for, other requests are refused.
+    ///
+    /// # Errors
+    /// The client is to be closed: it has sent twice as much as it may send at once.
+    pub(super) fn heard(&mut self, bytes: usize, now: Instant) -> Result<(), GoesOn> {
+        let Some(rate) = self.rates.bytes else {
+            return Ok(());
+        };
+        if self.bytes.charge(&rate, count(bytes), now) {
+            Bound::ByteRate.reached();
+            return Err(GoesOn);
+        }
+        Ok(())
     }
 
     /// Counts a join.
@@ -79,6 +95,10 @@ impl Paces {
     pub(super) fn read(&mut self, now: Instant) -> Result<(), Refusal> {
         take(&mut self.reads, self.rates.reads, Bound::ReadRate, now)
     }
+}
+
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 fn take(pace: &mut Pace, rate: Option<Rate>, bound: Bound, now: Instant) -> Result<(), Refusal> {

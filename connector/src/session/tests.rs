@@ -10,6 +10,7 @@ use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head, page};
+use crate::testing::users::Users;
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
 use channel_store::{
@@ -30,6 +31,7 @@ use wire::{Protocol, Refusal, WireFormat};
 pub(crate) struct Scene {
     pub(crate) services: Arc<Services>,
     store: Arc<MemoryStore>,
+    users: Arc<Users>,
     incarnation: Incarnation,
     pub(crate) script: Script,
     pub(crate) instance: Instance,
@@ -64,7 +66,9 @@ async fn scene_with_grace(
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
     let policy = LoginPolicy::Reject;
-    let logins = Logins::new(policy, store.registry(), store.hints(), store.leases());
+    let users = Users::new(store.registry());
+    let registry = Arc::clone(&users);
+    let logins = Logins::new(policy, registry, store.hints(), store.leases());
     logins.announce_policy().await;
     let suspects = script.hub.suspects();
     let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
@@ -88,6 +92,7 @@ async fn scene_with_grace(
         me: Handlers::new(Arc::clone(&services), Arc::clone(&socket)),
         services,
         store,
+        users,
         incarnation,
         script,
         instance,

@@ -136,6 +136,18 @@ impl Tcp {
         self.socket.write_all(bytes).await.expect("written");
     }
 
+    /// The same, if the other side has not closed already.
+    pub(super) async fn try_write(&mut self, bytes: &[u8]) {
+        drop(self.socket.write_all(bytes).await);
+    }
+
+    /// Waits for the end of the connection.
+    pub(super) async fn until_end(&mut self) {
+        let ending =
+            async { while matches!(self.socket.read_buf(&mut self.received).await, Ok(1..)) {} };
+        timeout(SOON, ending).await.expect("it ends in time");
+    }
+
     /// The next package without its head.
     async fn package(&mut self) -> Bytes {
         loop {

@@ -131,6 +131,63 @@ async fn keys_come_over_tls_from_a_server_that_the_named_authority_has_certified
     assert!(verifier.check(&signed(&signer, "k"), soon()).await.is_ok());
 }
 
+/// Somebody who stands between the connector and the issuer, or has its name, could otherwise hand out keys and let anybody in.
+#[tokio::test]
+async fn keys_of_a_server_that_another_authority_has_certified_are_not_taken() {
+    let (signer, authority, another) = (Signer::p256(), Authority::new(), Authority::new());
+    let served = serve(vec![ok(&jwks(&[("k", &signer)]))]).await;
+    let (address, _proxy) = another.terminate(served.address).await;
+    let token = signed(&signer, "k");
+    // The second one trusts the public authorities alone.
+    for ca in [Some(authority.ca()), None] {
+        let issuer = IssuerSettings {
+            jwks_url: Some(format!("https://{address}/keys")),
+            jwks_ca_file: ca,
+            ..settings(&[Algorithm::ES256])
+        };
+        let verifier = Verifier::open(&[issuer], Duration::from_secs(30)).unwrap();
+        let _keeping = keep(&verifier);
+        testkit::wait::eventually("the server is refused", testkit::SOON, async || {
+            let trouble = verifier.trouble();
+            trouble.is_some_and(|it| {
+                it.contains("invalid peer certificate") && it.contains("jwks_ca_file")
+            })
+        })
+        .await;
+        assert!(!*verifier.has_keys().borrow());
+        let refused = verifier.verify(&token, SystemTime::now());
+        assert_eq!(refused, Err(Rejected::NoKeys));
+        assert_eq!(served.requests(), 0, "nothing was asked");
+    }
+}
+
+/// A server that has lost its certificate must not take away the keys that it gave before.
+#[tokio::test]
+async fn keys_stay_in_use_when_the_certificate_of_their_server_is_not_trusted_any_more() {
+    let (signer, authority) = (Signer::p256(), Authority::new());
+    let served = serve(vec![ok(&jwks(&[("k", &signer)]))]).await;
+    let (address, _proxy) = authority.terminate(served.address).await;
+    let issuer = IssuerSettings {
+        jwks_url: Some(format!("https://{address}/keys")),
+        jwks_ca_file: Some(authority.ca()),
+        ..settings(&[Algorithm::ES256])
+    };
+    let verifier = Verifier::open(&[issuer], Duration::from_secs(30)).unwrap();
+    let _keeping = keep(&verifier);
+    verifier.has_keys().wait_for(|has| *has).await.unwrap();
+    std::fs::copy(Authority::new().ca(), authority.ca()).unwrap();
+    tokio::time::pause();
+    advance(Duration::from_secs(16 * 60)).await;
+    tokio::time::resume();
+    testkit::wait::eventually("the server is refused", testkit::SOON, async || {
+        let trouble = verifier.trouble();
+        trouble.is_some_and(|it| it.contains("invalid peer certificate"))
+    })
+    .await;
+    assert!(verifier.check(&signed(&signer, "k"), soon()).await.is_ok());
+    assert_eq!(served.requests(), 1);
+}
+
 #[tokio::test]
 async fn many_tokens_with_unknown_keys_cause_one_fetch() {
     let signer = Signer::p256();

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 mod restrictions;
+mod store_away;
 
 const GRACE: Duration = Duration::from_secs(25);
 const LEEWAY: Duration = Duration::from_secs(30);

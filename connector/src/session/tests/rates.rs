@@ -114,7 +114,8 @@ async fn bodies_beyond_the_bytes_of_a_second_are_refused_and_a_client_that_goes_
     // What was refused is not counted, and what is small may still have room.
     scene.me.handle(request(4, PING, &json!({})), now).await;
     assert_eq!(scene.client.next().await, reply(4, DONE));
-    let later = now + Duration::from_secs(1);
+    // The two bytes of the ping count, too.
+    let later = now + Duration::from_millis(1_002);
     scene.me.handle(large(5), later).await;
     assert_eq!(scene.client.next().await, refused(5, Reason::UnknownRoute));
     let mut refused = 0;
@@ -138,6 +139,63 @@ async fn a_session_joins_one_new_channel_after_another_only_so_fast_where_nothin
     let expected = Refusal::rate_limited(wait);
     assert_eq!(refused.body(Protocol::Json), expected.body(Protocol::Json));
     assert!(paces.join(now + wait).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_cannot_be_refused_are_made_up_for_and_twice_a_burst_closes_the_client() {
+    let rates = SessionRates {
+        bytes: Rate::of(1_000, 2_000),
+        ..SessionRates::default()
+    };
+    let now = Instant::now();
+    let filler = json!({"x": "x".repeat(1_992)});
+    for is_ping in [false, true] {
+        let mut scene = logged_in_at(rates).await;
+        let mut id = 1;
+        let mut sends_a_burst = async |scene: &mut Scene| {
+            id += 1;
+            if !is_ping {
+                return scene.me.heard(2_000, now);
+            }
+            let ping = request(id, PING, &filler);
+            assert_eq!(ping.body.len(), 2_000);
+            scene.me.handle(ping, now).await;
+            assert_eq!(scene.client.next().await, reply(id, DONE));
+        };
+        sends_a_burst(&mut scene).await;
+        let unknown = || request(90, "chat.handler.unknown", &json!({}));
+        scene.me.handle(unknown(), now).await;
+        assert_eq!(scene.client.next().await, told_to_wait(90, 2));
+        sends_a_burst(&mut scene).await;
+        scene.me.handle(unknown(), now).await;
+        assert_eq!(scene.client.next().await, told_to_wait(90, 2_002));
+        assert_eq!(scene.socket.closing(), None);
+        let in_time = now + Duration::from_millis(2_002);
+        scene.me.handle(unknown(), in_time).await;
+        let unknown = refused(90, Reason::UnknownRoute);
+        assert_eq!(scene.client.next().await, unknown);
+        scene.me.heard(2_000, in_time);
+        assert_eq!(scene.socket.closing(), None);
+        if is_ping {
+            let ping = request(91, PING, &json!({}));
+            scene.me.handle(ping, in_time).await;
+        } else {
+            scene.me.heard(1, in_time);
+        }
+        assert_eq!(scene.socket.closing(), Some(Disconnect::TooFast));
+    }
+}
+
+/// A connector without limits of bytes counts none.
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_any_number_of_bytes_may_be_sent() {
+    let mut scene = logged_in_at(requests(10, 2)).await;
+    let now = Instant::now();
+    scene.me.heard(usize::MAX, now);
+    assert_eq!(scene.socket.closing(), None);
+    let unknown = request(2, "chat.handler.unknown", &json!({}));
+    scene.me.handle(unknown, now).await;
+    assert_eq!(scene.client.next().await, refused(2, Reason::UnknownRoute));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ pub(crate) mod handler;
 pub(crate) mod hook;
 pub(crate) mod process;
 pub(crate) mod seeds;
+pub(crate) mod users;
 
 use crate::limits::{ClientLimits, Heartbeats};
 use bytes::Bytes;

@@ -6,7 +6,7 @@ use channel_store::{Restricted, Restriction, TokenId, UserId, UserRestrictions, 
 const LATER: When = When::After(Duration::from_secs(3_600));
 
 impl Scene {
-    async fn forbid(&self, change: Restriction) {
+    pub(super) async fn forbid(&self, change: Restriction) {
         let user = UserId::new("u").unwrap();
         let changed = self.store.restrict(&user, &change).await;
         assert!(matches!(changed, Ok(Restricted::Yes(_))), "{changed:?}");
@@ -19,7 +19,7 @@ impl Scene {
     }
 }
 
-fn revoke(jti: &str) -> Restriction {
+pub(super) fn revoke(jti: &str) -> Restriction {
     Restriction::RevokeToken {
         id: TokenId::of(jti),
         until: LATER,
