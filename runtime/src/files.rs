@@ -31,16 +31,6 @@ fn read_with_time(path: &Path, most: u64) -> io::Result<(Vec<u8>, Option<SystemT
     Ok((content, modified))
 }
 
-/// Reads a whole file of text.
-///
-/// # Errors
-/// Those of [`read`]; [`ErrorKind::InvalidData`] if it is not UTF-8.
-pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    let content = read(path, most)?;
-    String::from_utf8(content)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
