@@ -25,7 +25,22 @@ enum Size {
 
 pub(crate) fn pattern<'de, D: Deserializer<'de>>(from: D) -> Result<Pattern, D::Error> {
     let text = String::deserialize(from)?;
-    Pattern::new(&text).map_err(|error| D::Error::custom(format!("match = {text:?}: {error}")))
+    let wrong = |error: String| D::Error::custom(format!("match = {text:?}: {error}"));
+    if let Some(placeholder) = unknown_placeholder(&text) {
+        return Err(wrong(format!(
+            "{placeholder} stands for nothing; only {{user}} does, and for other characters in braces write *"
+        )));
+    }
+    Pattern::new(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// The first text in braces that is not `{user}`, or a brace alone. Such a pattern would match no channel that anybody has in mind.
+fn unknown_placeholder(pattern: &str) -> Option<&str> {
+    let rest = pattern.split("{user}").find(|it| it.contains(['{', '}']))?;
+    let begin = rest.find(['{', '}'])?;
+    let from = &rest[begin..];
+    let end = from.find('}').map_or(from.len(), |it| it + 1);
+    from.get(..end)
 }
 
 pub(crate) fn entries<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {

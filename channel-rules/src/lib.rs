@@ -7,9 +7,11 @@
 mod fields;
 mod hash;
 mod row;
+mod table;
 
 pub use hash::RulesHash;
 pub use row::{ChannelRule, Recover, Who};
+pub use table::{check, warnings};
 
 use serde::Deserialize;
 

@@ -14,9 +14,9 @@ pub struct ChannelRule {
     #[serde(rename = "match", deserialize_with = "fields::pattern")]
     pub pattern: Pattern,
 
-    /// Who may join: `nobody`, `users` or `grant`. `users` if it is left out.
+    /// Who may join: `nobody`, `users`, `grant` or `hook`. `users` if it is left out.
     pub join: Option<Who>,
-    /// Who may send and publish: `nobody`, `members` or `grant`. `members` if it is left out.
+    /// Who may send and publish: `nobody`, `members`, `grant` or `hook`. `members` if it is left out.
     pub send: Option<Who>,
     /// Who may read the log, like `send`.
     pub history: Option<Who>,
@@ -56,7 +56,7 @@ pub enum Who {
     Members,
     /// Those to whom their token grants it. Beyond that, all but `join` needs a membership.
     Grant,
-    /// A service of the operator would be asked. This is not supported yet.
+    /// Those to whom the operator's own service allows it.
     Hook,
 }
 
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_rule_has_keys_for_connectors_and_for_chats() {
         let text = r#"
-            match = "game:*:{x}"
+            match = "game:*:x"
             join = "grant"
             send = "members"
             history = "nobody"
@@ -136,7 +136,7 @@ mod tests {
             ephemeral_only = true
         "#;
         let expected = ChannelRule {
-            pattern: Pattern::new("game:*:{x}").unwrap(),
+            pattern: Pattern::new("game:*:x").unwrap(),
             join: Some(Who::Grant),
             send: Some(Who::Members),
             history: Some(Who::Nobody),
@@ -175,6 +175,10 @@ mod tests {
             ("", "missing field `match`"),
             ("match = ''", "a pattern has 1 to 256 bytes"),
             ("match = '{user}*'", "ann would match"),
+            ("match = 'inbox:{usr}'", "{usr} stands for nothing"),
+            ("match = '{user}:{User}'", "{User} stands for nothing"),
+            ("match = 'a:{user'", "{user stands for nothing"),
+            ("match = '{{user}}'", "{ stands for nothing"),
             ("match = 'a'\nspeak = 'nobody'", "unknown field `speak`"),
             ("match = 'a'\nsend = 'everybody'", "unknown variant"),
             ("match = 'a'\nrecover = 'all'", "unknown variant"),

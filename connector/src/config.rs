@@ -21,13 +21,14 @@ use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::admin::AdminSettings;
-use runtime::cli::{Grouped, bytes, duration, origin, share};
+use runtime::cli::{Grouped, bytes, duration, number, origin, prefix, share};
 use runtime::config::{Names, Settings};
 use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::tls::TlsSettings;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ use wire::{Dictionary, DictionaryError};
 
 /// The default of `--polling` is never higher than this.
 const POLLING: usize = 2_000;
+/// The range of bounds that count connections.
+const CONNECTIONS: RangeInclusive<u64> = 1..=10_000_000;
 
 /// Holds client sockets and fans channels out to them.
 #[derive(Debug, Clone, Parser)]
@@ -96,7 +99,7 @@ pub struct Config {
     pub admin_access: AdminSettings,
 
     /// The beginning of every key in Redis. All services of one system need the same
-    #[arg(long, default_value = "gc", value_name = "TEXT")]
+    #[arg(long, default_value = "gc", value_parser = prefix, value_name = "TEXT")]
     pub prefix: String,
 
     /// How often each channel in use is touched in Redis. This keeps a quiet channel from expiring, and finds
@@ -124,7 +127,12 @@ pub struct Config {
     pub log: LogSettings,
 
     /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
-    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    #[arg(
+        long,
+        default_value = "1",
+        value_parser = number::<usize>(1..=256),
+        value_name = "NUMBER"
+    )]
     pub threads: usize,
 
     /// TLS for calls to chat.
@@ -251,12 +259,12 @@ pub struct ClientSettings {
 
     /// How many connections clients may have. Further ones are refused. The default is nine tenths of the file
     /// descriptors
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_parser = connections, value_name = "NUMBER")]
     pub connections: Option<usize>,
 
     /// How many connections may be in their handshake. One more closes the oldest of them. The default is a tenth of
     /// --connections
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_parser = number::<usize>(CONNECTIONS), value_name = "NUMBER")]
     pub half_open: Option<usize>,
 
     /// How many handshakes there may be in a second. Beyond it connections wait, and clients that begin to poll are
@@ -423,6 +431,15 @@ fn login_policy() -> impl TypedValueParser<Value = LoginPolicy> {
     })
 }
 
+/// Reads how many connections there may be. Some may believe that 0 stands for no limit, as it does for rates.
+fn connections(text: &str) -> Result<usize, String> {
+    let read = number::<usize>(CONNECTIONS)(text);
+    read.map_err(|error| match text {
+        "0" => format!("0 would let nobody in; {error}, or nothing for as many as there can be"),
+        _ => error,
+    })
+}
+
 /// Reads what [`duration`] reads, or a plain number of seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
@@ -484,6 +501,9 @@ impl Settings for Config {
         self.chat_tls
             .check(&chats)
             .map_err(|error| error.to_string())?;
+        if self.id.is_empty() {
+            return Err("--id: it is empty; expected a name for this connector".to_owned());
+        }
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
@@ -492,6 +512,10 @@ impl Settings for Config {
                 "--redis: {error}; expected one such as redis://127.0.0.1:6379"
             )),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.clients.warnings()
     }
 }
 
@@ -536,12 +560,20 @@ impl ClientSettings {
             ));
         }
         self.drain.check()?;
+        self.rates.check()?;
+        channel_rules::check(&self.auth.channels)?;
         self.tls.check().map_err(|error| error.to_string())?;
         let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
         let checked = self.route_tls.check(&uris);
         checked.map_err(|error| error.to_string())?;
         let access = AccessControl::begin(&self.auth, self.message_limit as usize);
         access.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// What is right, but cannot be meant: one line each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        channel_rules::warnings(&self.auth.channels)
     }
 
     /// The clients' port, which listens here.
@@ -661,6 +693,12 @@ mod tests {
             (&["--chat", "http://u:secret@chat"][..], "--chat: "),
             (&["--redis", "http://u:secret@redis"], "--redis: "),
             (&["--id", "a\u{200b}"], "--id "),
+            (&["--id", ""], "--id: "),
+            (&["--request-burst", "0"], "--request-burst: "),
+            (
+                &["--address-rate", "5", "--address-burst", "0"],
+                "--address-burst: ",
+            ),
             (&["--queue", "2MiB", "--queue-total", "1MiB"], "--queue: "),
             (&["--redis-timeout", "4s"], "--redis-timeout: "),
             (&["--route", "game.*=http://u:secret@games"], "--route: "),
@@ -670,5 +708,36 @@ mod tests {
             assert!(reason.starts_with(flag), "{reason}");
             assert!(!reason.contains("secret"), "{reason}");
         }
+        let no_limit = config(&["--read-rate", "0", "--read-burst", "0"]);
+        assert_eq!(no_limit.check(), Ok(()));
+    }
+
+    #[test]
+    fn numbers_with_which_nobody_could_get_in_are_refused_with_words() {
+        for (flag, value, words) in [
+            ("--connections", "0", "0 would let nobody in"),
+            ("--connections", "many", "expected 1 to 10000000"),
+            ("--half-open", "0", "expected 1 to 10000000"),
+            ("--threads", "0", "expected 1 to 256"),
+            ("--prefix", "", "expected 1 to 64 letters"),
+            ("--prefix", "{a}", "expected 1 to 64 letters"),
+        ] {
+            let read = Config::try_parse_from(["connector", flag, value]);
+            let error = read.unwrap_err().to_string();
+            assert!(error.contains(words), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn rules_that_never_hold_are_warned_of_and_those_that_contradict_themselves_are_refused() {
+        let mut config = Config::parse_from(["connector"]);
+        let mut take = |table: &str| {
+            config.take(toml::from_str(table).unwrap());
+            (config.check(), config.warnings().len())
+        };
+        let wide = "[[channel]]\nmatch = '*'\n[[channel]]\nmatch = 'game:*'\n";
+        assert_eq!(take(wide), (Ok(()), 1));
+        let (checked, _) = take("[[channel]]\nmatch = 'a'\nkeep = '2h'\nlife = '1h'\n");
+        assert!(checked.unwrap_err().starts_with("[[channel]] match"));
     }
 }

@@ -116,7 +116,29 @@ pub(crate) fn one_line(error: &Error) -> String {
         .take_while(|line| !line.is_empty())
         .collect();
     let line = paragraph.join(" ");
-    redact(line.strip_prefix("error: ").unwrap_or(&line))
+    plain(&redact(line.strip_prefix("error: ").unwrap_or(&line)))
+}
+
+/// What Rust says about a number that can't be read, in other words.
+pub(crate) fn plain(text: &str) -> String {
+    let words = [
+        ("invalid digit found in string", "expected a whole number"),
+        (
+            "cannot parse integer from empty string",
+            "expected a whole number",
+        ),
+        (
+            "number too large to fit in target type",
+            "the number is too large",
+        ),
+        (
+            "number too small to fit in target type",
+            "the number is too small",
+        ),
+    ];
+    words.iter().fold(text.to_owned(), |text, (rust, plain)| {
+        text.replace(rust, plain)
+    })
 }
 
 /// Reads a time such as `500ms`, `10s`, `5m` or `24h`; for clap's `value_parser`.
@@ -170,6 +192,35 @@ pub fn origin(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(wrong.to_owned())
+    }
+}
+
+/// Reads a whole number within bounds; for clap's `value_parser`.
+///
+/// The parser fails with one line that shows what was expected.
+pub fn number<T: TryFrom<u64>>(
+    allowed: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse::<u64>().ok();
+        let number = number.filter(|it| allowed.contains(it));
+        number
+            .and_then(|it| T::try_from(it).ok())
+            .ok_or_else(|| format!("expected {} to {}", allowed.start(), allowed.end()))
+    }
+}
+
+/// Reads the beginning of all keys in Redis; for clap's `value_parser`. It goes into keys as it is, so it must not look like a hash tag
+/// or a pattern.
+///
+/// # Errors
+/// One line that shows what was expected.
+pub fn prefix(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=64).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
     }
 }
 
@@ -315,6 +366,36 @@ mod tests {
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_prefix_cannot_change_the_meaning_of_a_key() {
+        for wrong in ["", "{a}", "a:b", "a*", "哈"] {
+            assert!(prefix(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(prefix("gc-2.test_a"), Ok("gc-2.test_a".to_owned()));
+    }
+
+    #[test]
+    fn a_number_has_bounds() {
+        let read = number::<u16>(1..=100_000);
+        assert_eq!(read("1"), Ok(1));
+        assert_eq!(read("65535"), Ok(65_535));
+        for wrong in ["", "0", "-1", "1.5", "1 ", "65536", "100001", "x"] {
+            assert_eq!(read(wrong).unwrap_err(), "expected 1 to 100000", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused_in_plain_words() {
+        for number in ["http", "", "5x"] {
+            let line = complaint(&["service", "--port", number]);
+            assert!(line.ends_with(": expected a whole number"), "{line}");
+        }
+        assert_eq!(
+            plain("number too large to fit in target type"),
+            "the number is too large"
+        );
     }
 
     #[test]

@@ -1,32 +1,34 @@
 //! Small files that operators write, such as settings, tokens and keys.
 
+mod watch;
+
+pub use watch::{Change, FileWatch, LOOK, ReadError, read_all};
+
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Reads a whole file of at most `most` bytes.
 ///
 /// # Errors
 /// An error of the system; [`ErrorKind::FileTooLarge`] if the file has more bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_with_time(path, most).map(|(content, _)| content)
+}
+
+/// The same, and when the file was modified last, if the system knows.
+fn read_with_time(path: &Path, most: u64) -> io::Result<(Vec<u8>, Option<SystemTime>)> {
     let mut content = Vec::new();
+    let mut file = File::open(path)?;
     // One byte more than is allowed shows that there is too much.
-    File::open(path)?.take(most + 1).read_to_end(&mut content)?;
+    (&mut file).take(most + 1).read_to_end(&mut content)?;
     if content.len() as u64 > most {
         let error = format!("it has more than {most} bytes");
         return Err(io::Error::new(ErrorKind::FileTooLarge, error));
     }
-    Ok(content)
-}
-
-/// Reads a whole file of text.
-///
-/// # Errors
-/// Those of [`read`]; [`ErrorKind::InvalidData`] if it is not UTF-8.
-pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    let content = read(path, most)?;
-    String::from_utf8(content)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
+    let modified = file.metadata()?.modified().ok();
+    Ok((content, modified))
 }
 
 #[cfg(test)]
@@ -38,14 +40,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, b"12345").unwrap();
-        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
         let error = read(&path, 4).unwrap_err();
         assert_eq!(error.to_string(), "it has more than 4 bytes");
-        std::fs::write(&path, [0xff]).unwrap();
-        assert_eq!(
-            read_text(&path, 5).unwrap_err().kind(),
-            ErrorKind::InvalidData
-        );
         assert!(read(&directory.path().join("other"), 5).is_err());
     }
 }

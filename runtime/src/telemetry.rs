@@ -30,7 +30,7 @@ pub struct LogSettings {
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 
-    /// How much is logged: a level, and levels of parts, such as info,connector::session=debug. Without it RUST_LOG counts, which is
+    /// The level of what is logged, and levels of parts, such as info,connector::session=debug. Without it RUST_LOG counts, which is
     /// written in the same way
     #[arg(long, value_parser = filter, value_name = "FILTER")]
     pub log_filter: Option<String>,

@@ -143,6 +143,10 @@ impl Settings for Config {
         self.clients.check()?;
         self.grpc_tls().check().map_err(|error| error.to_string())
     }
+
+    fn warnings(&self) -> Vec<String> {
+        self.clients.warnings()
+    }
 }
 
 impl Config {

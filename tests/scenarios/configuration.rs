@@ -150,6 +150,50 @@ async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
 }
 
 #[tokio::test]
+async fn a_wrong_variable_is_reported_by_its_name() {
+    let _permit = Permit::shared().await;
+    for (binary, variable, value, expected) in [
+        (
+            "connector",
+            "CONNECTOR_GRACE",
+            "banana",
+            "connector: CONNECTOR_GRACE: \"banana\" can't be used: expected a time",
+        ),
+        ("chat", "CHAT_REDIS", "5", "chat: CHAT_REDIS: "),
+    ] {
+        let mut command = Command::new(binaries::path(binary));
+        let output = command.env(variable, value).output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{error}");
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_never_holds_is_warned_of_by_the_check_and_in_the_log() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("rules.toml");
+    let path = file.to_str().expect("text");
+    let text = "[[channel]]\nmatch = \"game:*\"\n[[channel]]\nmatch = \"game:1\"\n";
+    fs::write(&file, text).expect("a file");
+    for binary in BINARIES {
+        let output = run(binary, &["config", "check", path]);
+        let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{binary}: {warning}");
+        assert!(warning.contains("this rule never holds"), "{warning}");
+        assert_eq!(output.stdout, b"The file is right.\n");
+    }
+    let system = Standalone::with(&["--config", path]).await;
+    eventually("the log warns", SOON, async || {
+        let lines = system.lines();
+        lines.iter().any(|it| it.contains("this rule never holds"))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn config_show_never_shows_a_password() {
     let _permit = Permit::shared().await;
     for (binary, flag) in [

@@ -2,7 +2,7 @@
 //! of which then counts as a token.
 //!
 //! A token has scopes, which say which calls it allows (`calls` is the table), and it may have patterns of channels. The file
-//! (`file`) holds only hashes, and `tokens` looks at it again and again. `bearer` is the layer that lets a call in, before
+//! (`file`) holds only hashes, and `tokens` watches it. `bearer` is the layer that lets a call in, before
 //! anything looks at its body. What the token allows goes with the request as a `Permit`, and the fields of the request are
 //! checked against it where they are checked anyway (`calls/fields.rs`). `audit` notes who has written what.
 //!
@@ -31,9 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokens::Tokens;
 
-/// How often the file of tokens is looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-
 /// Who may call. The default lets everybody do everything. Clones share the tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Access(Option<Arc<Tokens>>);
@@ -45,9 +42,7 @@ impl Access {
     /// # Errors
     /// [`OpenError`] if the file cannot be read, or says something that cannot be understood, or names no token.
     pub fn by_tokens(file: &Path, look_every: Duration) -> Result<Self, OpenError> {
-        let tokens = Tokens::open(file)?;
-        tokens::keep_looking(&tokens, look_every);
-        Ok(Self(Some(tokens)))
+        Ok(Self(Some(Tokens::open(file, look_every)?)))
     }
 
     /// True if a line of the file is for callers with a certificate. Such a line has no use at a port that asks for none.

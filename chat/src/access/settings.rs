@@ -1,8 +1,9 @@
 //! The settings of who may call.
 
-use super::{Access, LOOK_EVERY, OpenError};
+use super::{Access, OpenError};
 use crate::tls::PortSettings;
 use runtime::doors::{Door, INSECURE};
+use runtime::files::LOOK;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -50,7 +51,7 @@ impl AccessSettings {
         let Some(file) = &self.api_tokens_file else {
             return Ok(Access::default());
         };
-        let access = Access::by_tokens(file, LOOK_EVERY)?;
+        let access = Access::by_tokens(file, LOOK)?;
         if access.names_certificates() && tls.client_ca.is_none() {
             let file = file.display();
             tracing::warn!(

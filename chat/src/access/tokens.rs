@@ -1,9 +1,9 @@
-//! The tokens that are valid now, and the certificates that take the place of one. The file is looked at again and again, so that a token can be added, changed or taken away
-//! while chat runs.
+//! The tokens that are valid now, and the certificates that take the place of one. The file is watched, so that a token can be added,
+//! changed or taken away while chat runs.
 
 use super::file::{Credential, FileError, Hash, Line, parse};
-use parking_lot::{Mutex, RwLock};
-use runtime::files::read;
+use parking_lot::RwLock;
+use runtime::files::{Change, FileWatch, ReadError};
 use runtime::tls::ClientCertificate;
 use std::collections::HashMap;
 use std::fmt;
@@ -11,16 +11,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// The most bytes of the file.
 const FILE_BYTES: u64 = 1 << 20;
-/// A file that has changed is read again after this pause. It counts once two readings are the same, because an editor may be
-/// writing it.
-const SETTLE: Duration = Duration::from_millis(100);
-/// A file that changes all the time is given up after so many readings until the next look.
-const READINGS: usize = 5;
 
 /// One token, or a certificate in its place. A change of its line makes another one of it.
 pub(super) struct Token {
@@ -36,15 +31,7 @@ pub(super) struct Tokens {
     /// presents, and from a whole hash nobody could find the token. So the search need not take the same time always. The names in
     /// certificates are no secrets.
     valid: RwLock<HashMap<Credential, Arc<Token>>>,
-    /// What the last look has found.
-    last: Mutex<Found>,
-}
-
-/// What a look at the file has found.
-#[derive(PartialEq, Eq)]
-enum Found {
-    Text(Vec<u8>),
-    Nothing(String),
+    _watching: AbortOnDropHandle<()>,
 }
 
 /// The file of tokens cannot be used.
@@ -84,12 +71,13 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    pub(super) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+    /// Reads the file, and looks at it in this interval for as long as the tokens are used. A tokio runtime must be running.
+    pub(super) fn open(path: &Path, look_every: Duration) -> Result<Arc<Self>, OpenError> {
         let path = path.to_owned();
-        let text = match read(&path, FILE_BYTES) {
-            Ok(text) => text,
-            Err(error) => return Err(OpenError::Unreadable { path, error }),
-        };
+        let watch = FileWatch::open("file of tokens", Vec::from([path.clone()]), FILE_BYTES);
+        let watch = watch
+            .map_err(|ReadError { file, error }| OpenError::Unreadable { path: file, error })?;
+        let text = watch.contents().concat();
         let lines = match lines_of(&text) {
             Ok(lines) => lines,
             Err(error) => return Err(OpenError::Wrong { path, error }),
@@ -97,13 +85,14 @@ impl Tokens {
         if lines.is_empty() {
             return Err(OpenError::Empty { path });
         }
-        let tokens = Self {
+        let watch = watch.every(look_every);
+        let tokens = Arc::new_cyclic(|tokens| Self {
             path,
             valid: RwLock::default(),
-            last: Mutex::new(Found::Text(text)),
-        };
+            _watching: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(tokens), watch))),
+        });
         tokens.replace(lines);
-        Ok(Arc::new(tokens))
+        Ok(tokens)
     }
 
     /// The token that a caller has shown. `None` if it is not valid.
@@ -152,24 +141,12 @@ impl Tokens {
         }
     }
 
-    /// Looks at the file, and takes what has changed. What cannot be used leaves everything as it was.
-    async fn look(self: &Arc<Self>) {
-        let found = self.find_settled().await;
-        {
-            let mut last = self.last.lock();
-            if *last == found {
-                return;
-            }
-            *last = found;
-        }
+    /// Takes what is in the file now. What cannot be used leaves everything as it was.
+    fn take(&self, text: &[u8]) {
         let path = self.path.display();
-        let lines = match &*self.last.lock() {
-            Found::Nothing(error) => Err(error.clone()),
-            Found::Text(text) => lines_of(text).map_err(|error| error.to_string()),
-        };
-        match lines {
+        match lines_of(text) {
             Err(error) => {
-                tracing::error!(%path, error, "the file of tokens cannot be used: the tokens of before stay valid");
+                tracing::error!(%path, %error, "the file of tokens cannot be used: the tokens of before stay valid");
             }
             Ok(lines) => {
                 let tokens = lines.len();
@@ -182,32 +159,18 @@ impl Tokens {
             }
         }
     }
+}
 
-    /// What is in the file, once two readings of it are the same.
-    async fn find_settled(self: &Arc<Self>) -> Found {
-        let mut found = self.read_aside().await;
-        if found == *self.last.lock() {
-            return found;
-        }
-        for _ in 0..READINGS {
-            tokio::time::sleep(SETTLE).await;
-            let again = self.read_aside().await;
-            if again == found {
-                return found;
-            }
-            found = again;
-        }
-        Found::Nothing("it changes all the time".to_owned())
-    }
-
-    /// Reads the file on a thread that may wait.
-    async fn read_aside(&self) -> Found {
-        let path = self.path.clone();
-        match spawn_blocking(move || read(&path, FILE_BYTES)).await {
-            Ok(Ok(text)) => Found::Text(text),
-            Ok(Err(error)) => Found::Nothing(error.to_string()),
-            Err(error) => Found::Nothing(error.to_string()),
-        }
+/// Takes what the file holds whenever that has changed.
+async fn follow(tokens: Weak<Tokens>, mut watch: FileWatch) {
+    loop {
+        let Change::Contents(contents) = watch.changed().await else {
+            continue;
+        };
+        let Some(tokens) = tokens.upgrade() else {
+            return;
+        };
+        tokens.take(&contents.concat());
     }
 }
 
@@ -220,18 +183,4 @@ fn lines_of(text: &[u8]) -> Result<Vec<Line>, FileError> {
         wrong: "this is no text in UTF-8".to_owned(),
     })?;
     parse(text)
-}
-
-/// Looks at the file in this interval, for as long as the tokens are used.
-pub(super) fn keep_looking(tokens: &Arc<Tokens>, every: Duration) {
-    let tokens: Weak<Tokens> = Arc::downgrade(tokens);
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(every).await;
-            let Some(tokens) = tokens.upgrade() else {
-                return;
-            };
-            tokens.look().await;
-        }
-    });
 }

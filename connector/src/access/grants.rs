@@ -31,7 +31,7 @@ impl Grant {
 }
 
 impl Grants {
-    /// Reads `[{"channels":["game:*"],"allow":["join"]}]`. A right that is not known here grants nothing. `None`: it has
+    /// Reads `[{"channels":["game:*"],"allow":["join"]}]`. A right that is not known here grants nothing, and is logged. `None`: it has
     /// another form. An unknown member is among that, because it could be meant to narrow the grant.
     pub(super) fn parse(caps: &Value) -> Option<Self> {
         #[derive(Deserialize)]
@@ -41,9 +41,19 @@ impl Grants {
             allow: Vec<String>,
         }
         let caps: Vec<Cap> = Deserialize::deserialize(caps).ok()?;
-        Self::of(caps.into_iter().map(|cap| {
-            let rights = cap.allow.iter().filter_map(|name| Right::named(name));
-            (cap.channels, rights.fold(Rights::NONE, Rights::with))
+        Self::of(caps.into_iter().map(|Cap { channels, allow }| {
+            let rights = allow.iter().filter_map(|name| {
+                let right = Right::named(name);
+                if right.is_none() {
+                    // Perhaps a slip of the issuer, whose users would wonder why they are refused.
+                    tracing::warn!(
+                        right = name,
+                        "a token has a right in its caps that is not known here, and that grants nothing"
+                    );
+                }
+                right
+            });
+            (channels, rights.fold(Rights::NONE, Rights::with))
         }))
     }
 
@@ -74,5 +84,57 @@ impl Grants {
             let mut patterns = grant.channels.iter();
             grant.allow.has(right) && patterns.any(|it| it.matches(channel.as_str()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
+    /// Counts warnings.
+    #[derive(Default)]
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_right_that_is_not_known_grants_nothing_and_is_logged() {
+        let warnings = Warnings::default();
+        let counted = Arc::clone(&warnings.0);
+        let _logging = tracing::subscriber::set_default(warnings);
+        let game = ChannelName::new("game:1").unwrap();
+        for (allow, expected) in [
+            (&["send"][..], 0),
+            (&["jin", "send"], 1),
+            (&["", "Send"], 3),
+        ] {
+            let caps = json!([{"channels": ["game:*"], "allow": allow}]);
+            let grants = Grants::parse(&caps).unwrap();
+            assert!(!grants.allow(Right::Join, &game));
+            assert_eq!(grants.allow(Right::Send, &game), allow.contains(&"send"));
+            assert_eq!(counted.load(Ordering::Relaxed), expected, "{allow:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps the keys of one issuer fresh.
 //!
-//! Files are read again every five seconds. Keys at a URL are fetched every fifteen minutes, and sooner if a token names a
+//! Files are watched. Keys at a URL are fetched every fifteen minutes, and sooner if a token names a
 //! key that is not known. If that fails, the keys that were fetched last serve for another day: an issuer that is away must
 //! not lock out the users of tokens that it has signed before.
 
@@ -11,18 +11,15 @@ use super::keys::{KeyError, KeySet, LARGEST};
 use super::settings::IssuerSettings;
 use http::Uri;
 use parking_lot::Mutex;
+use runtime::files::{Change, FileWatch, ReadError, read_all};
 use runtime::tls::ClientFiles;
-use std::fs::File;
 use std::future::pending;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The time between two looks at files.
-const LOOK: Duration = Duration::from_secs(5);
 /// The time between two fetches that succeed.
 const REFETCH: Duration = Duration::from_secs(15 * 60);
 /// The shortest time between two fetches for keys that are not known.
@@ -104,6 +101,8 @@ impl Source {
 pub(super) struct Keeper {
     source: Source,
     algorithms: Vec<Algorithm>,
+    /// What was in the files at the start.
+    contents: Vec<Vec<u8>>,
     state: Mutex<State>,
     /// Wakes the task that fetches.
     wanted: Notify,
@@ -114,8 +113,6 @@ pub(super) struct Keeper {
 #[derive(Default)]
 struct State {
     keys: Option<Arc<KeySet>>,
-    /// What was read last from the files, so that a change is noticed.
-    contents: Vec<Vec<u8>>,
     /// Why the last try to get keys failed, if it did.
     trouble: Option<String>,
     /// When the last fetch began.
@@ -154,16 +151,15 @@ impl Keeper {
             })?;
         }
         let mut state = State::default();
-        for file in source.files() {
-            let content = read(file).map_err(|error| IssuerError::File {
-                issuer: issuer(),
-                file: file.clone(),
-                error,
-            })?;
-            state.contents.push(content);
-        }
-        if let Some(file) = source.files().first() {
-            let keys = source.keys(&state.contents, &settings.algorithms);
+        let files = source.files();
+        let contents = read_all(files, LARGEST as u64);
+        let contents = contents.map_err(|ReadError { file, error }| IssuerError::File {
+            issuer: issuer(),
+            file,
+            error,
+        })?;
+        if let Some(file) = files.first() {
+            let keys = source.keys(&contents, &settings.algorithms);
             let keys = keys.map_err(|error| IssuerError::Keys {
                 issuer: issuer(),
                 file: file.clone(),
@@ -176,6 +172,7 @@ impl Keeper {
         Ok(Self {
             source,
             algorithms: settings.algorithms.clone(),
+            contents,
             state: Mutex::new(state),
             wanted: Notify::new(),
             fetches: watch::Sender::new(0),
@@ -198,29 +195,31 @@ impl Keeper {
             Source::Url(uri, trust) => {
                 self.keep_fetching(issuer, || fetch(uri, trust), look).await;
             }
-            _ => loop {
-                sleep(LOOK).await;
-                self.look_at_files(issuer);
-                look();
-            },
+            _ => self.keep_watching(issuer, look).await,
         }
     }
 
-    /// Reads the files, and takes the keys if they have changed. Keys that cannot be used change nothing.
-    fn look_at_files(&self, issuer: &str) {
-        let files = self.source.files().iter();
-        let contents: io::Result<Vec<_>> = files.map(|file| read(file)).collect();
-        let mut state = self.state.lock();
-        let read = match contents {
-            Ok(contents) if contents == state.contents => return,
-            Ok(contents) => {
-                let keys = self.source.keys(&contents, &self.algorithms);
-                state.contents = contents;
-                keys.map_err(|error| error.to_string())
+    /// Takes the keys of the files whenever they have changed. Keys that cannot be used change nothing.
+    async fn keep_watching(&self, issuer: &str, look: impl Fn()) {
+        let files = self.source.files().to_vec();
+        let contents = self.contents.clone();
+        let what = "file with the keys of an issuer";
+        let mut watch = FileWatch::holding(what, files, LARGEST as u64, contents);
+        // Why the contents that were read last cannot be used, if they cannot.
+        let mut wrong = None;
+        loop {
+            match watch.changed().await {
+                Change::Contents(contents) => {
+                    let keys = self.source.keys(&contents, &self.algorithms);
+                    let keys = keys.map_err(|error| error.to_string());
+                    wrong = keys.as_ref().err().cloned();
+                    take(&mut self.state.lock(), issuer, keys);
+                }
+                Change::Lost(reason) => self.state.lock().trouble = Some(reason),
+                Change::Back => self.state.lock().trouble.clone_from(&wrong),
             }
-            Err(error) => Err(format!("cannot read its file: {error}")),
-        };
-        take(&mut state, issuer, read);
+            look();
+        }
     }
 
     /// Fetches the keys again and again.
@@ -317,12 +316,4 @@ fn take(state: &mut State, issuer: &str, keys: Result<KeySet, String>) {
             state.trouble = Some(trouble);
         }
     }
-}
-
-/// Reads a file, and no more than shows that it has more than keys may have. The keys then say so in their own words.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let most = LARGEST as u64 + 1;
-    File::open(file)?.take(most).read_to_end(&mut content)?;
-    Ok(content)
 }

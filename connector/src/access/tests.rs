@@ -201,7 +201,7 @@ fn settings_that_would_let_the_wrong_ones_in_are_refused() {
         (public(&[Algorithm::EdDSA], pem.clone()), "does not fit"),
         (public(&es, key.clone()), "not a public key as PEM"),
         (keys(empty), "no key for the algorithms"),
-        (keys(large), "more than 256 KiB"),
+        (keys(large), "more than 262144 bytes"),
         (keys(key.clone()), "not a set of JSON web keys"),
         (keys(directory.path().join("nowhere")), "cannot read"),
         (trusting("http://id.example", &pem), "jwks_ca_file needs"),

@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
-use runtime::files::read_text;
+use runtime::files::{Change, FileWatch, LOOK};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,31 +14,26 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-/// How often the file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// If a chat refuses the token, the file is looked at again at once, but not more often than this.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The most bytes of the file.
 const FILE_BYTES: u64 = 4 << 10;
 
+/// Why a file cannot be used that does not hold a token alone.
+const NO_TOKEN: &str =
+    "it must hold one token and nothing else: the first line that `chat token create` prints";
+
 /// The token of a connector.
 pub struct ChatToken {
     path: PathBuf,
-    shown: Mutex<Shown>,
+    header: Mutex<HeaderValue>,
     doubted: Notify,
-}
-
-struct Shown {
-    header: HeaderValue,
-    /// Why the file cannot be used now, if it cannot.
-    trouble: Option<String>,
 }
 
 /// The file of the token cannot be used. No message shows what is in it.
@@ -64,19 +59,27 @@ impl ChatToken {
     /// # Errors
     /// [`TokenError`] if the file cannot be read, or does not hold a token alone.
     pub fn open(path: &Path) -> Result<Arc<Self>, TokenError> {
-        let header = read(path).map_err(|reason| TokenError {
+        let wrong = |reason| TokenError {
             path: path.to_owned(),
             reason,
+        };
+        let files = Vec::from([path.to_owned()]);
+        let watch = FileWatch::open("file of the token for chats", files, FILE_BYTES);
+        let watch = watch.map_err(|error| {
+            wrong(match error.error.kind() {
+                // So much is no token.
+                ErrorKind::FileTooLarge => NO_TOKEN.to_owned(),
+                _ => format!("cannot read it: {}", error.error),
+            })
         })?;
+        let header = watch.contents().first().map(|content| header(content));
+        let header = header.unwrap_or_else(|| Err(NO_TOKEN.to_owned()));
         let token = Arc::new(Self {
             path: path.to_owned(),
-            shown: Mutex::new(Shown {
-                header,
-                trouble: None,
-            }),
+            header: Mutex::new(header.map_err(wrong)?),
             doubted: Notify::new(),
         });
-        tokio::spawn(keep_looking(Arc::downgrade(&token)));
+        tokio::spawn(keep_looking(Arc::downgrade(&token), watch));
         Ok(token)
     }
 
@@ -88,57 +91,45 @@ impl ChatToken {
         })
     }
 
-    /// Looks at the file. A file that cannot be used leaves the token as it was.
-    async fn look(&self) {
-        let path = self.path.clone();
-        let found = spawn_blocking(move || read(&path)).await;
-        let found = found.unwrap_or_else(|error| Err(error.to_string()));
+    /// Takes what is in the file now. A file that cannot be used leaves the token as it was.
+    fn take(&self, content: &[u8]) {
         let path = self.path.display();
-        let mut shown = self.shown.lock();
-        match found {
+        match header(content) {
             Ok(header) => {
-                shown.trouble = None;
-                if header != shown.header {
-                    shown.header = header;
-                    tracing::info!(%path, "the token for chats has changed");
-                }
+                *self.header.lock() = header;
+                tracing::info!(%path, "the token for chats has changed");
             }
             Err(reason) => {
-                if shown.trouble.as_ref() != Some(&reason) {
-                    tracing::error!(%path, reason, "the file of the token for chats cannot be used: the token of before is shown");
-                    shown.trouble = Some(reason);
-                }
+                tracing::error!(%path, reason, "the file of the token for chats cannot be used: the token of before is shown");
             }
         }
     }
 }
 
-async fn keep_looking(token: Weak<ChatToken>) {
+/// Looks at the file in the usual interval, and sooner while a chat refuses the token.
+async fn keep_looking(token: Weak<ChatToken>, mut watch: FileWatch) {
     while let Some(token) = token.upgrade() {
-        let _ = timeout(LOOK_EVERY, token.doubted.notified()).await;
-        token.look().await;
+        let _ = timeout(LOOK, token.doubted.notified()).await;
+        if let Some(Change::Contents(contents)) = watch.look().await {
+            contents.iter().for_each(|content| token.take(content));
+        }
         drop(token);
         sleep(LOOK_AGAIN).await;
     }
 }
 
-/// The header that shows the token in this file.
+/// The header that shows the token in a file with this content.
 ///
 /// # Errors
 /// Why there is none, without what is in the file.
-fn read(path: &Path) -> Result<HeaderValue, String> {
-    let text = match read_text(path, FILE_BYTES) {
-        // So much is no token.
-        Err(error) if error.kind() == ErrorKind::FileTooLarge => String::new(),
-        read => read.map_err(|error| format!("cannot read it: {error}"))?,
-    };
+fn header(content: &[u8]) -> Result<HeaderValue, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8")?;
     let mut words = text.split_whitespace();
     let (Some(token), None) = (words.next(), words.next()) else {
-        let reason = "it must hold one token and nothing else: the first line that `chat token create` prints";
-        return Err(reason.to_owned());
+        return Err(NO_TOKEN.to_owned());
     };
     let header = HeaderValue::try_from(format!("Bearer {token}"));
-    let mut header = header.map_err(|_| "it holds something that is no token".to_owned())?;
+    let mut header = header.map_err(|_| "it holds something that is no token")?;
     // So no library shows it in a log.
     header.set_sensitive(true);
     Ok(header)
@@ -161,7 +152,7 @@ impl Service<Request<Body>> for Showing {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let header = self.token.shown.lock().header.clone();
+        let header = self.token.header.lock().clone();
         request.headers_mut().insert(AUTHORIZATION, header);
         let token = Arc::clone(&self.token);
         let answer = self.chat.call(request);

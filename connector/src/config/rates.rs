@@ -99,6 +99,29 @@ pub const RATES: (&str, &[&str]) = (
 );
 
 impl RateSettings {
+    /// Checks that what is limited is not forbidden.
+    ///
+    /// # Errors
+    /// One line that names the flag.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let all = [
+            ("request", self.request_rate, self.request_burst),
+            ("byte", self.byte_rate, self.byte_burst),
+            ("join", self.join_rate, self.join_burst),
+            ("read", self.read_rate, self.read_burst),
+            ("address", self.address_rate, self.address_burst),
+        ];
+        let mut wrong = all
+            .into_iter()
+            .filter(|(_, rate, burst)| *burst == 0 && *rate != Some(0));
+        match wrong.next() {
+            None => Ok(()),
+            Some((name, ..)) => Err(format!(
+                "--{name}-burst: 0 would allow nothing at all; expected at least 1. For no limit, set --{name}-rate 0"
+            )),
+        }
+    }
+
     /// What a session may do. `are_strangers`: people whom the operator does not know can reach this connector.
     pub(crate) fn session(&self, are_strangers: bool) -> SessionRates {
         let rate = |asked: Option<u32>, default, burst| {

@@ -2,14 +2,13 @@
 
 use super::file::{ConfigFile, Entry};
 use super::key::{FILE, Key, keys};
+use super::place::{Place, complaint, of_variable, reason};
 use super::text::{self, Shown};
 use super::{Settings, SettingsError};
 use crate::cli::brief;
-use clap::error::{ContextKind, ContextValue};
-use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use std::collections::BTreeMap;
-use std::error::Error;
+use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -17,8 +16,21 @@ use std::path::PathBuf;
 pub(super) enum Asked<T> {
     /// The service, with these settings.
     Service(Loaded<T>),
-    /// This text.
-    Text(String),
+    /// To print something.
+    Text {
+        text: String,
+        /// What should be looked at. It goes to stderr.
+        warnings: Vec<String>,
+    },
+}
+
+impl<T> Asked<T> {
+    fn text(text: String) -> Self {
+        Self::Text {
+            text,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// Settings, and what they are made of.
@@ -27,7 +39,7 @@ pub(super) struct Loaded<T> {
     /// The values by their keys, as `config show` prints them.
     pub(super) values: BTreeMap<String, Shown>,
     /// The file, if there is one.
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Option<ConfigFile>,
 }
 
 /// The command line with the names of the environment variables.
@@ -61,10 +73,36 @@ pub(super) fn command<T: Settings>() -> Command {
                 .arg(Arg::new("FILE").required(true).value_parser(value_parser!(PathBuf))),
         )
         .subcommand(of_file("show", "Prints all settings that would be used, and where each comes from. Passwords are hidden"));
-    command.arg(file).subcommand(config)
+    let others = T::COMMANDS.iter().map(|(name, about)| {
+        // The service itself reads what follows.
+        let rest = Arg::new("rest")
+            .num_args(0..)
+            .trailing_var_arg(true)
+            .allow_hyphen_values(true)
+            .hide(true);
+        of_file(name, about).arg(rest)
+    });
+    command.arg(file).subcommand(config).subcommands(others)
 }
 
-pub(super) fn read<T: Settings>(arguments: &[OsString]) -> Result<Asked<T>, SettingsError> {
+/// Puts the flags that stand behind `config show` in front of it, where the command line takes them.
+fn flags_first(arguments: &[OsString]) -> Vec<OsString> {
+    let mut pairs = arguments.windows(2);
+    let at = pairs.position(|pair| pair[0] == "config" && pair[1] == "show");
+    let (before, rest) = arguments.split_at(at.unwrap_or(arguments.len()));
+    let (show, flags) = rest.split_at(rest.len().min(2));
+    if flags.iter().any(|it| it == "-h" || it == "--help") {
+        return arguments.to_vec();
+    }
+    [before, flags, show].concat()
+}
+
+/// Reads what these arguments ask for. `content` is what is in the file, if that is known already.
+pub(super) fn read<T: Settings>(
+    arguments: &[OsString],
+    content: Option<Vec<u8>>,
+) -> Result<Asked<T>, SettingsError> {
+    let arguments = &*flags_first(arguments);
     let command = command::<T>();
     let keys = keys::<T>(&command);
     let is_brief = arguments.iter().any(|argument| argument == "-h");
@@ -73,24 +111,39 @@ pub(super) fn read<T: Settings>(arguments: &[OsString]) -> Result<Asked<T>, Sett
     } else {
         command.clone()
     };
+    let wrong = |error: clap::Error| {
+        let blamed = of_variable(&error, &keys, arguments, |name| env::var_os(name));
+        blamed.unwrap_or_else(|| error.into())
+    };
     // Only for the name of the file: what else is wrong is reported below.
     let early = given
         .clone()
         .ignore_errors(true)
         .try_get_matches_from(arguments);
     let mut path = early.ok().and_then(|it| file_of(&it));
-    let mut matches = given.try_get_matches_from(arguments)?;
-    let asked = matches.subcommand().filter(|(name, _)| *name == "config");
-    let asked = asked.and_then(|(_, asked)| asked.subcommand());
+    let mut matches = given.try_get_matches_from(arguments).map_err(wrong)?;
+    let asked = match matches.subcommand() {
+        Some(("config", asked)) => asked.subcommand(),
+        Some((name, _)) => {
+            let program = T::command().get_name().to_owned();
+            let error = format!("{name} must be the first word, as in `{program} {name}`");
+            return Err(SettingsError::Arguments(error));
+        }
+        None => None,
+    };
     match asked {
-        Some(("default", _)) => return Ok(Asked::Text(text::template::<T>(&keys))),
-        Some(("reference", _)) => return Ok(Asked::Text(text::reference::<T>(&keys))),
+        Some(("default", _)) => return Ok(Asked::text(text::template::<T>(&keys))),
+        Some(("reference", _)) => return Ok(Asked::text(text::reference::<T>(&keys))),
         Some(("check", asked)) => path = asked.get_one::<PathBuf>("FILE").cloned(),
         _ => {}
     }
     let is_check = matches!(asked, Some(("check", _)));
     let is_show = matches!(asked, Some(("show", _)));
-    let file = path.as_deref().map(ConfigFile::read).transpose()?;
+    let file = match (path, content) {
+        (Some(path), Some(content)) => Some(ConfigFile::of(path, content)?),
+        (Some(path), None) => Some(ConfigFile::read(path)?),
+        (None, _) => None,
+    };
     let entries = match &file {
         Some(file) => checked_entries::<T>(file, &keys, &command)?,
         None => Vec::new(),
@@ -100,9 +153,12 @@ pub(super) fn read<T: Settings>(arguments: &[OsString]) -> Result<Asked<T>, Sett
             let values = entry.values.clone();
             command.mut_arg(&entry.key.id, |argument| argument.default_values(values))
         });
-        matches = merged.try_get_matches_from(arguments)?;
+        matches = merged.try_get_matches_from(arguments).map_err(wrong)?;
     }
-    let mut values = shown(&keys, &entries, &matches);
+    let places = keys.iter();
+    let places = places.map(|key| (key, Place::of(key, &entries, &matches)));
+    let places: Vec<_> = places.collect();
+    let mut values = shown(&places, &matches);
     if let Some(file) = &file {
         values.extend(file.table_texts(T::TABLES)?);
     }
@@ -111,19 +167,21 @@ pub(super) fn read<T: Settings>(arguments: &[OsString]) -> Result<Asked<T>, Sett
         Some(file) => file.tables()?,
         None => T::Tables::default(),
     });
-    settings
-        .check()
-        .map_err(|it| SettingsError::arguments(&it))?;
+    let checked = settings.check();
+    checked.map_err(|it| complaint(&it, &places, file.as_ref()))?;
     if is_check {
-        return Ok(Asked::Text("The file is right.\n".to_owned()));
+        return Ok(Asked::Text {
+            text: "The file is right.\n".to_owned(),
+            warnings: settings.warnings(),
+        });
     }
     if is_show {
-        return Ok(Asked::Text(text::show::<T>(&keys, &values)));
+        return Ok(Asked::text(text::show::<T>(&keys, &values)));
     }
     Ok(Asked::Service(Loaded {
         settings,
         values,
-        file: path,
+        file,
     }))
 }
 
@@ -160,42 +218,20 @@ fn checked_entries<'a, T: Settings>(
     Ok(entries)
 }
 
-/// Why a value can't be used, without the name of the flag.
-fn reason(error: &clap::Error) -> String {
-    let value = match error.get(ContextKind::InvalidValue) {
-        Some(ContextValue::String(value)) => format!("{value:?} can't be used: "),
-        _ => String::new(),
-    };
-    if let Some(source) = error.source() {
-        return format!("{value}{source}");
-    }
-    match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(valid)) => format!("{value}expected {}", valid.join(", ")),
-        _ => crate::cli::one_line(error),
-    }
-}
-
 /// The values that are in force, and where each comes from.
-fn shown(keys: &[Key], entries: &[Entry<'_>], matches: &ArgMatches) -> BTreeMap<String, Shown> {
-    let shown = keys.iter().map(|key| {
+fn shown(places: &[(&Key, Place)], matches: &ArgMatches) -> BTreeMap<String, Shown> {
+    let shown = places.iter().map(|(key, place)| {
         let values = matches.try_get_raw(&key.id).ok().flatten();
-        let values: Vec<_> = values
+        let values = values
             .into_iter()
             .flatten()
-            .map(|it| it.to_string_lossy().into_owned())
-            .collect();
-        let in_file = entries.iter().find(|entry| entry.key.id == key.id);
-        let from = match (matches.value_source(&key.id), in_file) {
-            (Some(ValueSource::CommandLine), _) => format!("--{}", key.flag),
-            (Some(ValueSource::EnvVariable), _) => key.variable.clone(),
-            (_, Some(entry)) => format!("the file, line {}", entry.line),
-            _ => "default".to_owned(),
-        };
+            .map(|it| it.to_string_lossy().into_owned());
         // The flag of a switch has no value.
         let values = match key.is_switch {
             true => Vec::from([matches.get_flag(&key.id).to_string()]),
-            false => values,
+            false => values.collect(),
         };
+        let from = place.text(key);
         (key.path.clone(), Shown { values, from })
     });
     shown.collect()

@@ -3,9 +3,9 @@
 use super::SettingsError;
 use super::key::Key;
 use super::text::Shown;
-use crate::files::read_text;
+use crate::files;
 use serde::de::DeserializeOwned;
-use std::path::Path;
+use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -23,28 +23,42 @@ pub(super) struct Entry<'a> {
     pub(super) line: usize,
 }
 
-/// The text of a file.
+/// A file and its text.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
     /// As the operator gave it.
-    name: String,
-    text: String,
+    pub(super) path: PathBuf,
+    pub(super) text: String,
 }
 
 impl ConfigFile {
-    pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
-        let name = path.display().to_string();
-        match read_text(path, LARGEST) {
-            Ok(text) => Ok(Self { name, text }),
-            Err(error) => Err(SettingsError::file(&format!(
-                "{name}: can't be read: {error}"
-            ))),
+    pub(super) fn read(path: PathBuf) -> Result<Self, SettingsError> {
+        match files::read(&path, LARGEST) {
+            Ok(content) => Self::of(path, content),
+            Err(error) => {
+                let name = path.display();
+                Err(SettingsError::file(&format!(
+                    "{name}: can't be read: {error}"
+                )))
+            }
         }
+    }
+
+    /// A file that was read already.
+    pub(super) fn of(path: PathBuf, content: Vec<u8>) -> Result<Self, SettingsError> {
+        String::from_utf8(content)
+            .map_err(|_| SettingsError::file(&format!("{}: it is not UTF-8", path.display())))
+            .map(|text| Self { path, text })
+    }
+
+    /// The name of the file in front of a message about it.
+    pub(super) fn error(&self, message: &str) -> SettingsError {
+        SettingsError::file(&format!("{}: {message}", self.path.display()))
     }
 
     /// The line of the file in front of a message about it.
     pub(super) fn at(&self, line: usize, message: &str) -> SettingsError {
-        SettingsError::file(&format!("{}, line {line}: {message}", self.name))
+        SettingsError::file(&format!("{}, line {line}: {message}", self.path.display()))
     }
 
     fn line(&self, at: usize) -> usize {
@@ -79,6 +93,9 @@ impl ConfigFile {
             };
             let line = self.line(name.span().start);
             if tables.contains(&&*path) {
+                let DeValue::Array(_) = value.get_ref() else {
+                    return Err(self.at(line, &one_of_many(&path)));
+                };
                 continue;
             }
             if let Some(key) = keys.iter().find(|key| key.path == path) {
@@ -132,7 +149,51 @@ impl ConfigFile {
 
     fn not_toml(&self, error: &toml::de::Error) -> SettingsError {
         let line = error.span().map_or(1, |span| self.line(span.start));
-        self.at(line, &error.message().replace('\n', ", "))
+        self.at(line, &plain(&error.message().replace('\n', ", ")))
+    }
+}
+
+/// What is wrong if a table of a list is written like a single one.
+fn one_of_many(path: &str) -> String {
+    format!("write [[{path}]], with two brackets on both sides, because there may be several")
+}
+
+/// What serde says, without the words of Rust: `invalid type: string "5", expected i64`.
+fn plain(message: &str) -> String {
+    let message = message
+        .replace("missing field ", "a key is missing: ")
+        .replace("unknown field ", "unknown key ")
+        .replace("unknown variant ", "unknown value ");
+    let beginnings = ["invalid type: ", "invalid value: "];
+    let is_type = beginnings.iter().find_map(|it| message.strip_prefix(it));
+    let Some((found, expected)) = is_type.and_then(|it| it.rsplit_once(", expected ")) else {
+        return message;
+    };
+    let kinds = [
+        ("string ", ""),
+        ("integer ", ""),
+        ("floating point ", ""),
+        ("boolean ", ""),
+        ("map", "a table"),
+        ("sequence", "a list"),
+    ];
+    let found = kinds.iter().find_map(|(kind, word)| {
+        let rest = found.strip_prefix(kind)?;
+        Some(format!("{word}{rest}"))
+    });
+    let expected = match expected {
+        "a string" | "string or map" => "text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        it if it.starts_with("struct ") => "a table",
+        "i64" | "i32" | "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f32" | "f64" => "a number",
+        other => other,
+    };
+    match found {
+        Some(found) => format!("{found} can't be used: expected {expected}"),
+        None => format!("expected {expected}"),
     }
 }
 

@@ -11,6 +11,7 @@
 mod command;
 mod file;
 mod key;
+mod place;
 mod reload;
 mod text;
 
@@ -42,6 +43,9 @@ pub trait Settings: Grouped + Send + Sync + 'static {
     /// Examples of these tables for the file that `config default` prints. Every line is a comment.
     const EXAMPLES: &'static [&'static str];
 
+    /// Commands that the service reads by itself, if they are the first word: their names, and what they do.
+    const COMMANDS: &'static [(&'static str, &'static str)] = &[];
+
     /// Takes the tables of the file, or empty ones if there is no file.
     fn take(&mut self, tables: Self::Tables);
 
@@ -53,6 +57,12 @@ pub trait Settings: Grouped + Send + Sync + 'static {
     /// # Errors
     /// One line that begins with the flag, as in `--queue: …`. It never shows a secret.
     fn check(&self) -> Result<(), String>;
+
+    /// What is right, but cannot be meant: one line each. They are logged at the start and after a reload, and `config check` prints
+    /// them.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Why settings can't be used: one line that says where the mistake is and what was expected.
@@ -75,7 +85,10 @@ pub fn load<T: Settings>() -> (T, Source<T>) {
     let source = Source::new(env::args_os().collect());
     match source.read() {
         Ok(Asked::Service(loaded)) => source.holding(loaded),
-        Ok(Asked::Text(text)) => {
+        Ok(Asked::Text { text, warnings }) => {
+            for warning in warnings {
+                eprintln!("{}: warning: {warning}", T::command().get_name());
+            }
             print!("{text}");
             process::exit(0);
         }
@@ -94,7 +107,7 @@ pub fn read<T: Settings>(arguments: &[&str]) -> Result<T, SettingsError> {
     let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
     match Source::<T>::new(arguments).read()? {
         Asked::Service(loaded) => Ok(loaded.settings),
-        Asked::Text(text) => Err(SettingsError::Arguments(text)),
+        Asked::Text { text, .. } => Err(SettingsError::Arguments(text)),
     }
 }
 

@@ -1,31 +1,48 @@
 //! Settings that change while the process runs.
 
 use super::command::{Asked, Loaded, read};
-use super::file::LARGEST;
+use super::file::{ConfigFile, LARGEST};
 use super::text::Shown;
 use super::{Settings, SettingsError};
-use crate::files;
+use crate::files::{Change, FileWatch};
 use crate::telemetry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::future::pending;
 use std::marker::PhantomData;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
-
-/// How often the file is looked at. With the time in which sessions notice new rules this stays below a second.
-const LOOK: Duration = Duration::from_millis(700);
 
 /// Where the settings of a process come from, so that they can be read again.
 pub struct Source<T> {
     arguments: Vec<OsString>,
-    values: BTreeMap<String, Shown>,
-    file: Option<PathBuf>,
+    file: Option<ConfigFile>,
+    running: Running,
     settings: PhantomData<fn() -> T>,
+}
+
+/// What is in force.
+#[derive(Default)]
+pub(super) struct Running {
+    /// The values by their keys: those of the start, and the latest ones of settings that need no restart.
+    values: BTreeMap<String, Shown>,
+    /// The values that a restart would bring, as the log has said. `None`: the key would be gone.
+    waiting: BTreeMap<String, Option<Vec<String>>>,
+    /// What the log has warned of.
+    warnings: Vec<String>,
+}
+
+/// What other settings change.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// The keys whose values take effect now.
+    pub(super) applied: Vec<String>,
+    /// All keys whose values need a restart.
+    pub(super) restart: Vec<String>,
+    /// One of those was not told before.
+    pub(super) is_new: bool,
 }
 
 /// The latest settings. The first value is not new.
@@ -40,8 +57,8 @@ impl<T: Settings> Source<T> {
     pub(super) fn new(arguments: Vec<OsString>) -> Self {
         Self {
             arguments,
-            values: BTreeMap::new(),
             file: None,
+            running: Running::default(),
             settings: PhantomData,
         }
     }
@@ -53,7 +70,7 @@ impl<T: Settings> Source<T> {
             file,
         } = loaded;
         let this = Self {
-            values,
+            running: Running::of(values),
             file,
             ..self
         };
@@ -61,11 +78,13 @@ impl<T: Settings> Source<T> {
     }
 
     pub(super) fn read(&self) -> Result<Asked<T>, SettingsError> {
-        read(&self.arguments)
+        read(&self.arguments, None)
     }
 
-    /// Keeps settings up to date as long as the handle lives. Needs a tokio runtime around it.
-    pub fn follow(self, settings: T) -> (Reloading<T>, AbortOnDropHandle<()>) {
+    /// Keeps settings up to date as long as the handle lives. What should be looked at in them is logged. Needs a tokio runtime around
+    /// it.
+    pub fn follow(mut self, settings: T) -> (Reloading<T>, AbortOnDropHandle<()>) {
+        self.running.warn(settings.warnings());
         let (latest, reloading) = watch::channel(Arc::new(settings));
         let task = tokio::spawn(self.reload(latest));
         (reloading, AbortOnDropHandle::new(task))
@@ -78,68 +97,122 @@ impl<T: Settings> Source<T> {
             tracing::error!("SIGHUP can't be received: settings are not reloaded");
             return;
         };
-        let file = self.file.clone();
-        let content = || {
-            file.as_ref()
-                .and_then(|file| files::read(file, LARGEST).ok())
-        };
-        let mut before = content();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut file = self.file.take().map(|ConfigFile { path, text }| {
+            let contents = Vec::from([text.into_bytes()]);
+            FileWatch::holding("file of settings", Vec::from([path]), LARGEST, contents)
+        });
         loop {
-            let asked = tokio::select! {
-                received = hangup.recv() => received.is_some(),
-                _ = look.tick() => false,
+            let (content, is_asked) = next(&mut hangup, file.as_mut()).await;
+            let read = match content {
+                Ok(content) => read(&self.arguments, content),
+                Err(error) => Err(SettingsError::File(error)),
             };
-            let now = content();
-            if !asked && (now == before || now.is_none()) {
-                continue;
-            }
-            before = now;
-            match self.read() {
-                Ok(Asked::Service(loaded)) => self.take(loaded, &latest),
-                Ok(Asked::Text(_)) => {}
+            match read {
+                Ok(Asked::Service(loaded)) => self.take(loaded, &latest, is_asked),
+                Ok(Asked::Text { .. }) => {}
                 Err(error) => tracing::error!(%error, "the settings stay as they are"),
             }
         }
     }
 
-    /// The keys whose values are other ones now: those that take effect at once, and those that need a restart.
-    pub(super) fn changed<'a>(
-        &'a self,
-        now: &'a BTreeMap<String, Shown>,
-    ) -> (Vec<&'a str>, Vec<&'a str>) {
-        let keys: BTreeSet<_> = now.keys().chain(self.values.keys()).collect();
-        let value =
-            |values: &BTreeMap<String, Shown>, key: &str| Some(values.get(key)?.values.clone());
-        let keys = keys.into_iter().map(String::as_str);
-        let changed = keys.filter(|key| value(now, key) != value(&self.values, key));
-        changed.partition(|key| {
-            let mut reloaded = T::RELOADED.iter();
-            reloaded.any(|id| T::NAMES.key(id) == *key || id == key)
-        })
-    }
-
-    /// The values that are in force.
-    #[cfg(test)]
-    pub(super) fn values(&self) -> &BTreeMap<String, Shown> {
-        &self.values
-    }
-
-    pub(super) fn take(&mut self, loaded: Loaded<T>, latest: &watch::Sender<Arc<T>>) {
+    fn take(&mut self, loaded: Loaded<T>, latest: &watch::Sender<Arc<T>>, is_asked: bool) {
         let Loaded {
             settings, values, ..
         } = loaded;
-        let (reloaded, restart) = self.changed(&values);
-        if !restart.is_empty() {
+        let Changes {
+            applied,
+            restart,
+            is_new,
+        } = self.running.take::<T>(&values);
+        if !restart.is_empty() && (is_new || is_asked) {
             tracing::warn!(
                 settings = restart.join(", "),
                 "changed settings that need a restart"
             );
         }
-        telemetry::set_filter(settings.log());
-        tracing::info!(changed = reloaded.join(", "), "settings reloaded");
-        self.values = values;
-        latest.send_replace(Arc::new(settings));
+        self.running.warn(settings.warnings());
+        if !applied.is_empty() {
+            telemetry::set_filter(settings.log());
+            tracing::info!(changed = applied.join(", "), "settings reloaded");
+            latest.send_replace(Arc::new(settings));
+        } else if is_asked && restart.is_empty() {
+            tracing::info!("SIGHUP: the settings are those that run already");
+        }
+    }
+}
+
+/// Returns at the next SIGHUP, and when the file has other contents: these contents, if there is a file, and whether it was a SIGHUP.
+async fn next(
+    hangup: &mut Signal,
+    mut file: Option<&mut FileWatch>,
+) -> (Result<Option<Vec<u8>>, String>, bool) {
+    let is_asked = tokio::select! {
+        Some(()) = hangup.recv() => true,
+        contents = changed(file.as_deref_mut()) => return (Ok(contents), false),
+    };
+    let contents = match file {
+        Some(file) => file.now().await.map(|it| it.into_iter().next()),
+        None => Ok(None),
+    };
+    (contents, is_asked)
+}
+
+/// The new content of the file.
+async fn changed(file: Option<&mut FileWatch>) -> Option<Vec<u8>> {
+    let Some(file) = file else {
+        return pending().await;
+    };
+    loop {
+        if let Change::Contents(contents) = file.changed().await {
+            return contents.into_iter().next();
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn of(values: BTreeMap<String, Shown>) -> Self {
+        Self {
+            values,
+            ..Self::default()
+        }
+    }
+
+    /// Takes the values of settings that need no restart, and notes those that need one.
+    pub(super) fn take<T: Settings>(&mut self, values: &BTreeMap<String, Shown>) -> Changes {
+        let mut changes = Changes::default();
+        let mut waiting = BTreeMap::new();
+        let keys: BTreeSet<_> = values.keys().chain(self.values.keys()).cloned().collect();
+        for key in keys {
+            let new = values.get(&key);
+            let value_of = |shown: Option<&Shown>| shown.map(|it| it.values.clone());
+            if value_of(new) == value_of(self.values.get(&key)) {
+                continue;
+            }
+            let mut reloaded = T::RELOADED.iter();
+            if !reloaded.any(|id| T::NAMES.key(id) == *key || *id == key) {
+                let value = value_of(new);
+                changes.is_new |= self.waiting.get(&key) != Some(&value);
+                changes.restart.push(key.clone());
+                waiting.insert(key, value);
+                continue;
+            }
+            changes.applied.push(key.clone());
+            match new {
+                Some(shown) => self.values.insert(key, shown.clone()),
+                None => self.values.remove(&key),
+            };
+        }
+        self.waiting = waiting;
+        changes
+    }
+
+    /// Logs warnings that were not logged before.
+    fn warn(&mut self, warnings: Vec<String>) {
+        for warning in &warnings {
+            if !self.warnings.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.warnings = warnings;
     }
 }

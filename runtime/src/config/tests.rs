@@ -1,17 +1,18 @@
-use super::command::{Loaded, read};
+use super::command::{command, read};
+use super::key::keys;
+use super::place::of_variable;
+use super::reload::{Changes, Running};
+use super::text::Shown;
 use super::*;
 use crate::cli::{bytes, duration};
 use clap::Parser;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, watch};
-
-/// A signal reaches the whole process, so only one test at a time follows a file.
-static FOLLOWING: Mutex<()> = Mutex::const_new(());
 
 /// Looks after things.
 #[derive(Debug, Clone, Parser)]
@@ -50,6 +51,10 @@ struct Service {
 #[serde(deny_unknown_fields)]
 struct Rule {
     name: String,
+    #[serde(default)]
+    number: i64,
+    #[serde(default)]
+    places: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +85,7 @@ impl Settings for Service {
     type Tables = Tables;
     const TABLES: &'static [&'static str] = &["rule", "deep.rule"];
     const EXAMPLES: &'static [&'static str] = &["\n#[[rule]]\n#name = \"first\"\n"];
+    const COMMANDS: &'static [(&'static str, &'static str)] = &[("paint", "Paints things")];
 
     fn take(&mut self, tables: Tables) {
         self.rules = [tables.rule, tables.deep.rule].concat();
@@ -94,6 +100,13 @@ impl Settings for Service {
             13 => Err("--much: 13 is too unlucky".to_owned()),
             _ => Ok(()),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let many = self.rules.len() > 1;
+        many.then(|| "one rule is enough".to_owned())
+            .into_iter()
+            .collect()
     }
 }
 
@@ -172,9 +185,23 @@ fn a_mistake_in_a_file_is_one_line_with_the_place_and_what_was_expected() {
         ("much", "line 1: "),
         (
             "[[rule]]\nname = \"a\"\n[[rule]]\nnme = \"b\"",
-            "line 4: unknown field `nme`, expected `name`",
+            "line 4: unknown key `nme`, expected one of `name`",
         ),
-        ("[[rule]]\nname = 1", "line 2: invalid type"),
+        ("[[rule]]\n", "line 1: a key is missing: `name`"),
+        (
+            "[[rule]]\nname = 1",
+            "line 2: `1` can't be used: expected text",
+        ),
+        (
+            "[[rule]]\nname = 'a'\nnumber = 'b'",
+            "line 3: \"b\" can't be used: expected a whole number",
+        ),
+        (
+            "[[rule]]\nname = 'a'\nplaces = true",
+            "line 3: `true` can't be used: expected a list",
+        ),
+        ("\n[rule]\nname = 'a'", "line 2: write [[rule]]"),
+        ("rule = 'a'", "line 1: write [[rule]]"),
     ] {
         let error = with_file(text, &[]).unwrap_err().to_string();
         assert!(error.contains(expected), "{text:?}: {error}");
@@ -208,8 +235,58 @@ fn a_wrong_value_in_a_file_is_refused_even_if_a_flag_counts_more() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused_wherever_they_come_from() {
-    let error = with_file("much = 13", &[]).unwrap_err().to_string();
-    assert_eq!(error, "--much: 13 is too unlucky (try --help)");
+    let (_directory, path) = file("\nmuch = 13");
+    for (arguments, expected) in [
+        (
+            &["--config", &path][..],
+            format!("{path}, line 2: much: 13 is too unlucky"),
+        ),
+        (
+            &["--config", &path, "--much", "13"],
+            "--much: 13 is too unlucky (try --help)".to_owned(),
+        ),
+    ] {
+        let read = super::read::<Service>(&[&["service"], arguments].concat());
+        assert_eq!(read.unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn a_wrong_value_of_a_variable_is_reported_with_the_name_of_the_variable() {
+    let command = command::<Service>();
+    let keys = keys::<Service>(&command);
+    let complaint = |flag: &str, arguments: &[&str], set: &[(&str, &str)]| {
+        // What clap says is the same, wherever the value comes from.
+        let error = command.clone().try_get_matches_from(["service", flag]);
+        let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
+        let of_variable = of_variable(&error.unwrap_err(), &keys, &arguments, |name| {
+            let mut set = set.iter();
+            let (_, value) = set.find(|(variable, _)| name == *variable)?;
+            Some((*value).into())
+        });
+        of_variable.map(|it| it.to_string())
+    };
+    let expected = "CONFIG_TEST_MUCH: \"x\" can't be used: expected a number of bytes, such as 1048576, 512KiB, 1MiB or 2GiB (try --help)";
+    let (variable, other) = (("CONFIG_TEST_MUCH", "x"), ("CONFIG_TEST_MUCH", "5"));
+    for (arguments, set, is_blamed) in [
+        (&["service"][..], &[variable][..], true),
+        (&["service", "--much", "x"], &[variable], false),
+        (&["service", "--much=x"], &[variable], false),
+        (&["service"], &[other], false),
+        (&["service"], &[], false),
+    ] {
+        let told = complaint("--much=x", arguments, set);
+        let expected = is_blamed.then_some(expected);
+        assert_eq!(told.as_deref(), expected, "{arguments:?} {set:?}");
+    }
+    let told = complaint(
+        "--log-format=xml",
+        &["service"],
+        &[("CONFIG_TEST_LOG_FORMAT", "xml")],
+    );
+    let expected =
+        "CONFIG_TEST_LOG_FORMAT: \"xml\" can't be used: expected text, json (try --help)";
+    assert_eq!(told.as_deref(), Some(expected));
 }
 
 #[test]
@@ -281,12 +358,49 @@ fn show_names_the_source_of_each_value_and_hides_passwords() {
 }
 
 #[test]
+fn flags_may_stand_in_front_of_config_show_and_behind_it() {
+    let (_directory, path) = file("much = 5\n");
+    let flags = ["--long", "3s", "--config", &*path];
+    let show = ["config", "show"];
+    let before = printed(&[&flags[..], &show].concat());
+    assert_eq!(printed(&[&show[..], &flags].concat()), before);
+    assert!(before.contains("long = \"3s\"  # --long"), "{before}");
+    assert!(before.contains("much = 5  # the file, line 1"), "{before}");
+    let error = super::read::<Service>(&["service", "config", "show", "--lnog", "3s"]);
+    assert!(error.unwrap_err().to_string().contains("--lnog"));
+}
+
+#[test]
+fn commands_of_the_service_are_in_the_help_and_must_be_the_first_word() {
+    let help = crate::cli::brief(command::<Service>()).render_help();
+    let help = help.to_string();
+    let line = help.lines().find(|line| line.contains("paint"));
+    assert!(line.unwrap().contains("Paints things"), "{help}");
+    let error = super::read::<Service>(&["service", "--lazy", "paint", "blue", "--all"]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("paint must be the first word"), "{error}");
+}
+
+#[test]
 fn a_file_is_checked_without_a_service() {
     let (_directory, path) = file("much = 5\n");
     assert_eq!(printed(&["config", "check", &path]), "The file is right.\n");
     let (_directory, path) = file("much = 13\n");
     let error = super::read::<Service>(&["service", "config", "check", &path]);
-    assert!(error.unwrap_err().to_string().contains("--much: 13"));
+    assert!(error.unwrap_err().to_string().contains("line 1: much: 13"));
+}
+
+#[test]
+fn a_check_warns_of_what_is_right_but_cannot_be_meant() {
+    let (_directory, path) = file("[[rule]]\nname = 'a'\n[[rule]]\nname = 'b'\n");
+    let arguments = ["service", "config", "check", &path].map(OsString::from);
+    match read::<Service>(&arguments, None) {
+        Ok(Asked::Text { text, warnings }) => {
+            assert_eq!(text, "The file is right.\n");
+            assert_eq!(warnings, ["one rule is enough"]);
+        }
+        _ => panic!("it is a text"),
+    }
 }
 
 #[test]
@@ -301,85 +415,124 @@ fn the_help_names_the_variable_of_each_setting() {
     }
 }
 
-fn loaded(path: &str) -> Loaded<Service> {
-    let arguments = ["service", "--config", path].map(Into::into);
-    match read::<Service>(&arguments) {
-        Ok(Asked::Service(loaded)) => loaded,
-        _ => panic!("the file is right"),
-    }
-}
-
-/// The settings of a file, and what reads it again.
-fn source_of(path: &str) -> (Service, Source<Service>) {
+/// A service that follows this file.
+fn following(path: &str) -> (Reloading<Service>, tokio_util::task::AbortOnDropHandle<()>) {
     let arguments = ["service", "--config", path].map(Into::into).to_vec();
-    Source::new(arguments).holding(loaded(path))
-}
-
-#[test]
-fn a_changed_setting_either_takes_effect_at_once_or_needs_a_restart() {
-    let (_directory, path) = file("much = 5\nlong = \"1s\"\nlazy = true\n");
-    let (settings, mut source) = source_of(&path);
-    fs::write(
-        &path,
-        "much = 6\nlong = \"2s\"\nlazy = true\n[[rule]]\nname = \"a\"\n[[deep.rule]]\nname = \"b\"\n",
-    )
-    .unwrap();
-    let (_, after) = source_of(&path);
-    let (at_once, restart) = source.changed(after.values());
-    assert_eq!(at_once, ["much", "rule"]);
-    assert_eq!(restart, ["deep.rule", "long"]);
-    // What needs a restart is said once.
-    let latest = watch::Sender::new(Arc::new(settings));
-    source.take(loaded(&path), &latest);
-    let nothing = source.changed(after.values());
-    assert_eq!(nothing, (Vec::new(), Vec::new()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn settings_are_read_again_at_sighup_and_when_the_file_has_other_content_and_then_once() {
-    let _alone = FOLLOWING.lock().await;
-    let (_directory, path) = file("much = 5\n");
-    let (settings, source) = source_of(&path);
-    let (mut latest, _task) = source.follow(settings);
-    let mut is_read = async || {
-        let soon = tokio::time::timeout(Duration::from_secs(20), latest.changed());
-        soon.await.is_ok()
+    let Ok(Asked::Service(loaded)) = read::<Service>(&arguments, None) else {
+        panic!("the file is right");
     };
-    assert!(!is_read().await, "nothing has changed");
-    fs::write(&path, "much = 6\n").unwrap();
-    assert!(is_read().await);
-    assert!(!is_read().await, "it was read already");
-    // Some editors remove the file before they write it again.
-    fs::remove_file(&path).unwrap();
-    assert!(!is_read().await);
-    fs::write(&path, "much = 6\n").unwrap();
-    assert!(!is_read().await, "it is as it was before");
-    let own = std::process::id().to_string();
-    let sent = std::process::Command::new("kill")
-        .args(["-HUP", &own])
-        .status();
-    assert!(sent.unwrap().success());
-    // The signal takes real time to arrive, and the clock of this test does not wait for it.
-    let begun = Instant::now();
-    while !is_read().await {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is not read");
-    }
+    let (settings, source) = Source::new(arguments).holding(loaded);
+    source.follow(settings)
+}
+
+/// True if other settings come within the promised time.
+async fn come(latest: &mut Reloading<Service>) -> bool {
+    let soon = tokio::time::timeout(Duration::from_secs(10), latest.changed());
+    soon.await.is_ok()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_file_is_taken_as_a_whole_or_not_at_all() {
-    let _alone = FOLLOWING.lock().await;
     let (_directory, path) = file("much = 5\n");
-    let (settings, source) = source_of(&path);
-    let (mut latest, _task) = source.follow(settings);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut latest, _task) = following(&path);
     fs::write(&path, "much = 6\nlong = \"wrong\"\n").unwrap();
-    let soon = tokio::time::timeout(Duration::from_secs(20), latest.changed());
-    assert!(soon.await.is_err(), "a file with a mistake was taken");
+    assert!(!come(&mut latest).await, "a file with a mistake was taken");
     assert_eq!(latest.borrow().much, 5);
     fs::write(&path, "much = 6\n[[rule]]\nname = \"a\"\n").unwrap();
-    let soon = tokio::time::timeout(Duration::from_secs(20), latest.changed());
-    soon.await.expect("the change is noticed").unwrap();
-    let now: Arc<Service> = latest.borrow().clone();
+    assert!(come(&mut latest).await);
+    let now: Arc<Service> = latest.borrow_and_update().clone();
     assert_eq!((now.much, now.rules.len()), (6, 1));
+    for lost in ["", "\n"] {
+        fs::write(&path, lost).unwrap();
+        assert!(!come(&mut latest).await, "an empty file was taken");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(!come(&mut latest).await, "a file that is gone was taken");
+    fs::write(&path, "# no rule any more\n").unwrap();
+    assert!(come(&mut latest).await);
+    assert_eq!(latest.borrow().rules, []);
+}
+
+/// Written up to a rule, then the rest after a pause that is shorter than the time between two looks.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_still_being_written_is_not_taken() {
+    let whole = "[[rule]]\nname = \"a\"\n";
+    let (_directory, path) = file(whole);
+    let (mut latest, _task) = following(&path);
+    for turn in 0..10 {
+        tokio::time::sleep(Duration::from_millis(100 * turn)).await;
+        let first = format!("much = {}\n", 100 + turn);
+        fs::write(&path, &first).unwrap();
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        assert!(!latest.has_changed().unwrap(), "half of a file was taken");
+        fs::write(&path, format!("{first}{whole}")).unwrap();
+        assert!(come(&mut latest).await);
+        let now = latest.borrow_and_update().clone();
+        assert_eq!((u64::from(now.much), now.rules.len()), (100 + turn, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_need_a_restart_alone_are_not_handed_out() {
+    let (_directory, path) = file("much = 5\n");
+    let (mut latest, _task) = following(&path);
+    fs::write(&path, "much = 5\nlong = \"9s\"\n").unwrap();
+    assert!(!come(&mut latest).await);
+    fs::write(&path, "much = 6\nlong = \"9s\"\n").unwrap();
+    assert!(come(&mut latest).await);
+}
+
+#[test]
+fn what_needs_a_restart_is_what_differs_from_what_runs() {
+    let values = |of: &[(&str, &str)]| {
+        let of = of.iter().map(|(key, value)| {
+            let shown = Shown {
+                values: vec![(*value).to_owned()],
+                from: String::new(),
+            };
+            ((*key).to_owned(), shown)
+        });
+        of.collect::<BTreeMap<_, _>>()
+    };
+    let changes = |applied: &[&str], restart: &[&str], is_new| Changes {
+        applied: applied.iter().map(ToString::to_string).collect(),
+        restart: restart.iter().map(ToString::to_string).collect(),
+        is_new,
+    };
+    let mut running = Running::of(values(&[("much", "1"), ("long", "1s"), ("listen", "a")]));
+    for (now, expected) in [
+        (
+            &[("much", "1"), ("long", "2s"), ("listen", "b")][..],
+            changes(&[], &["listen", "long"], true),
+        ),
+        // The same again, with another value that takes effect.
+        (
+            &[("much", "2"), ("long", "2s"), ("listen", "b")],
+            changes(&["much"], &["listen", "long"], false),
+        ),
+        // One of them is as it runs.
+        (
+            &[("much", "2"), ("long", "2s"), ("listen", "a")],
+            changes(&[], &["long"], false),
+        ),
+        (
+            &[("much", "2"), ("long", "1s"), ("listen", "a")],
+            changes(&[], &[], false),
+        ),
+        (
+            &[("much", "2"), ("long", "3s"), ("listen", "a")],
+            changes(&[], &["long"], true),
+        ),
+        (
+            &[("much", "1"), ("rule", "x"), ("listen", "a")],
+            changes(&["much", "rule"], &["long"], true),
+        ),
+        (
+            &[("much", "1"), ("long", "1s"), ("listen", "a")],
+            changes(&["rule"], &[], false),
+        ),
+    ] {
+        let values = values(now);
+        assert_eq!(running.take::<Service>(&values), expected, "{now:?}");
+    }
 }

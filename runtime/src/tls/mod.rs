@@ -1,7 +1,7 @@
 //! TLS for ports and for calls: settings, certificates from files, and new certificates without a restart.
 //!
 //! Everything is rustls with ring, in TLS 1.3 and 1.2. [`ServerTls`] is for a port, [`ClientTls`] for calls to other services.
-//! Both look at their files every few seconds. What they find is used for new connections; connections that are open keep what
+//! Both watch their files. What they find is used for new connections; connections that are open keep what
 //! they began with.
 
 mod certificate;

@@ -1,6 +1,6 @@
 //! Certificates and keys in PEM, as they are in files.
 
-use crate::files;
+use crate::files::ReadError;
 use std::path::{Path, PathBuf};
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -8,7 +8,7 @@ use tokio_rustls::rustls::{self, RootCertStore};
 
 /// The most bytes that a file may have. A chain of certificates has some thousands, and all public authorities together have a
 /// few hundred thousand.
-const LARGEST: u64 = 4 << 20;
+pub(super) const LARGEST: u64 = 4 << 20;
 
 /// A certificate or a key can't be used. The words name the file. They hold nothing of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +51,13 @@ pub(super) struct Contents<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-/// Reads a whole file, if it is not too long.
-pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    files::read(file, LARGEST).map_err(|error| TlsError::Unreadable {
-        file: file.to_owned(),
-        reason: error.to_string(),
-    })
+impl From<ReadError> for TlsError {
+    fn from(ReadError { file, error }: ReadError) -> Self {
+        Self::Unreadable {
+            file,
+            reason: error.to_string(),
+        }
+    }
 }
 
 impl Contents<'_> {

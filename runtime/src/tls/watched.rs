@@ -1,20 +1,11 @@
 //! What is made of files, and made again when they change.
 
-use super::pem::{self, Contents, TlsError};
+use super::pem::{Contents, LARGEST, TlsError};
+use crate::files::{Change, FileWatch, read_all};
 use parking_lot::RwLock;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::task::AbortOnDropHandle;
-
-/// How often the files are read again. Reading them is cheap, and finds every kind of change: a file that is written or
-/// replaced, and a symbolic link to another one, as Kubernetes swaps a mounted secret.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// The bytes of all files, or why one can't be read.
-type Seen = Result<Vec<Vec<u8>>, TlsError>;
 
 /// Something that is made of files. While this lives, the files are watched.
 pub(super) struct Watched<T> {
@@ -29,12 +20,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
         files: Vec<PathBuf>,
         build: impl Fn(&[Contents<'_>]) -> Result<T, TlsError> + Send + 'static,
     ) -> Result<Self, TlsError> {
-        let seen = read(&files);
-        let current = Arc::new(RwLock::new(Arc::new(made(&files, &seen, &build)?)));
-        let watching = tokio::spawn(watch(what, files, seen, Arc::clone(&current), build));
+        let watch = FileWatch::open(what, files.clone(), LARGEST)?;
+        let first = made(&files, watch.contents(), &build)?;
+        let current = Arc::new(RwLock::new(Arc::new(first)));
+        let watching = follow(what, files, watch, Arc::clone(&current), build);
         Ok(Self {
             current,
-            _watching: AbortOnDropHandle::new(watching),
+            _watching: AbortOnDropHandle::new(tokio::spawn(watching)),
         })
     }
 
@@ -44,28 +36,19 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 }
 
-/// Looks at the files again and again. Each change is logged once, whether the new content can be used or not.
-async fn watch<T>(
+/// Makes it again after each change. Each change is logged once, whether the new content can be used or not.
+async fn follow<T>(
     what: &'static str,
     files: Vec<PathBuf>,
-    mut seen: Seen,
+    mut watch: FileWatch,
     current: Arc<RwLock<Arc<T>>>,
     build: impl Fn(&[Contents<'_>]) -> Result<T, TlsError>,
 ) {
-    let files: Arc<[PathBuf]> = files.into();
-    let mut look = interval_at(Instant::now() + LOOK, LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
-        let reading = Arc::clone(&files);
-        let Ok(now) = spawn_blocking(move || read(&reading)).await else {
+        let Change::Contents(contents) = watch.changed().await else {
             continue;
         };
-        if now == seen {
-            continue;
-        }
-        seen = now;
-        match made(&files, &seen, &build) {
+        match made(&files, &contents, &build) {
             Ok(made) => {
                 *current.write() = Arc::new(made);
                 tracing::info!("the {what} has changed; new connections get the new one");
@@ -73,24 +56,20 @@ async fn watch<T>(
             Err(error) => tracing::error!(
                 %error,
                 "the {what} has changed, but can't be used; new connections still get the old one. \
-                 Repair the files: they are read again every {} s",
-                LOOK.as_secs()
+                 Repair the files: they are read again and again"
             ),
         }
     }
 }
 
-fn read(files: &[PathBuf]) -> Seen {
-    files.iter().map(|file| pem::read(file)).collect()
-}
-
-/// Makes something of what was read.
+/// Makes something of what the files hold.
 fn made<T>(
     files: &[PathBuf],
-    seen: &Seen,
+    contents: &[Vec<u8>],
     build: impl Fn(&[Contents<'_>]) -> Result<T, TlsError>,
 ) -> Result<T, TlsError> {
-    let contents: Vec<_> = (files.iter().zip(seen.as_ref().map_err(Clone::clone)?))
+    let contents = files.iter().zip(contents);
+    let contents: Vec<_> = contents
         .map(|(file, bytes)| Contents { file, bytes })
         .collect();
     build(&contents)
@@ -101,5 +80,5 @@ pub(super) fn once<T>(
     files: &[PathBuf],
     build: impl Fn(&[Contents<'_>]) -> Result<T, TlsError>,
 ) -> Result<T, TlsError> {
-    made(files, &read(files), build)
+    made(files, &read_all(files, LARGEST)?, build)
 }
