@@ -106,7 +106,7 @@ async fn a_hook_in_python_lets_people_in_by_password_into_their_rooms_and_change
     let rooms: Vec<_> = (0..39).map(|it| format!("room{it}")).collect();
     let access = |ann: &[&str]| {
         json!({
-            "passwords": {"ann": "blue", "bob": "red", "many": "all"},
+            "passwords": {"ann": "blue", "bob": "red", "many": "all", "eve": "a b"},
             "rooms": {"ann": ann, "bob": ["garden"], "many": rooms},
             "seconds": 2,
             "words": {"darn": "****"},
@@ -137,6 +137,10 @@ async fn a_hook_in_python_lets_people_in_by_password_into_their_rooms_and_change
         let told = (&reply["code"], &reply["reason"]);
         assert_eq!(told, (&json!(code), &json!(reason)), "{reply}");
     }
+    // A password may come with the upgrade, too.
+    let eve = Client::connect_at(two.address(), "/ws?token=a%20b").await;
+    let reply = eve.request(LOGIN, json!({"userId": "eve"})).await;
+    assert_eq!(reply["code"], 0, "{reply}");
     let lines = two.lines().join("\n");
     assert!(lines.contains("wrong password"), "{lines}");
     assert!(

@@ -4,12 +4,15 @@ use crate::access::LARGEST_TOKEN;
 use crate::client::Clients;
 use http::{HeaderMap, Request, header};
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 
 impl Clients {
     /// The token of a request that opens a connection, if clients must show one: that of `Authorization: Bearer`, or else
     /// `token` of the query.
     pub(super) fn shown_token(&self, request: &Request<Incoming>) -> Option<Box<str>> {
-        self.services.access.verifier()?;
+        if !self.services.access.wants_proof() {
+            return None;
+        }
         let query = request.uri().query().unwrap_or_default();
         of_headers(request.headers()).or_else(|| of_query(query))
     }
@@ -26,10 +29,10 @@ fn of_headers(headers: &HeaderMap) -> Option<Box<str>> {
 fn of_query(query: &str) -> Option<Box<str>> {
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let (_, token) = pairs.find(|(name, _)| *name == "token")?;
-    Some(kept(token))
+    Some(kept(&percent_decode_str(token).decode_utf8().ok()?))
 }
 
-/// A token has only letters that stand for themselves in a query. One that is too long is not kept: the login then gets an
+/// One that is too long is not kept: the login then gets an
 /// empty one, which is refused.
 fn kept(token: &str) -> Box<str> {
     let is_short = token.len() <= LARGEST_TOKEN;
@@ -53,6 +56,8 @@ mod tests {
         assert_eq!(header("Basic dTpw"), None);
         assert_eq!(header("Bearer"), None);
         assert_eq!(of_query("EIO=4&token=a.b.c&x=1").as_deref(), Some("a.b.c"));
+        assert_eq!(of_query("token=a%20b%C3%A9+c").as_deref(), Some("a bé+c"));
+        assert_eq!(of_query("token=%FF"), None);
         assert_eq!(of_query("xtoken=a"), None);
         assert_eq!(of_query(""), None);
         let long = format!("token={}", "a".repeat(LARGEST_TOKEN + 1));

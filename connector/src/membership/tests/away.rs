@@ -418,7 +418,7 @@ async fn a_token_that_is_shown_while_the_store_is_away_is_accepted_and_looked_at
     let deadline = Instant::now() + Duration::from_secs(1);
     let shown = apart
         .logins
-        .renew_token(&guest.registration, token, deadline);
+        .renew_token(&guest.registration, token, None, deadline);
     tokio::pin!(shown);
     let soon = timeout(Duration::from_millis(1), &mut shown).await;
     assert!(soon.is_err(), "the store is asked");

@@ -241,7 +241,7 @@ async fn a_session_whose_user_is_blocked_before_its_claim_is_closed_by_the_claim
         let (session, guard) = (SessionId::new(session).unwrap(), Arc::new(guard.unwrap()));
         let shown = Shown {
             proof: Some(Proof::new([1; 16])),
-            token: None,
+            ..Shown::default()
         };
         let registration = one
             .logins
