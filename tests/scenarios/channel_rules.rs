@@ -323,7 +323,8 @@ async fn standalone_has_one_table_for_both_of_its_services() {
     };
     assert_eq!(publish("score:1").await, "NOT_ALLOWED");
     assert_eq!(publish("cursor:1").await, "EPHEMERAL_ONLY");
-    file.write("");
+    // An empty file would be taken for a mistake.
+    file.write("# no rules\n");
     wait::eventually("the rules are gone", SOON, async || {
         publish("score:1").await.is_null() && publish("cursor:1").await.is_null()
     })

@@ -96,8 +96,11 @@ impl ChatToken {
         let path = self.path.display();
         match header(content) {
             Ok(header) => {
-                *self.header.lock() = header;
-                tracing::info!(%path, "the token for chats has changed");
+                let mut shown = self.header.lock();
+                if *shown != header {
+                    *shown = header;
+                    tracing::info!(%path, "the token for chats has changed");
+                }
             }
             Err(reason) => {
                 tracing::error!(%path, reason, "the file of the token for chats cannot be used: the token of before is shown");
