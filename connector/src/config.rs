@@ -647,7 +647,7 @@ mod tests {
         assert_eq!(bounds(&["--connections", "50"]).polling, 5);
         assert_eq!(bounds(&["--polling", "70"]).polling, 70);
         assert_eq!(
-            bounds(&["--connections", "1000000000"]).connections,
+            bounds(&["--connections", "10000000"]).connections,
             connections,
             "each needs a file descriptor"
         );
