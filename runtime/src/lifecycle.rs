@@ -75,12 +75,6 @@ impl Shutdown {
         self.hurried.cancel();
     }
 
-    /// True once what is left has to end at once.
-    #[must_use]
-    pub fn is_hurried(&self) -> bool {
-        self.hurried.is_cancelled()
-    }
-
     /// Returns once what is left has to end at once. Safe to drop at any point.
     pub async fn hurried(&self) {
         self.hurried.cancelled().await;

@@ -55,6 +55,8 @@ async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_
     let plan = Plan::of(3, 2)
         .alone()
         .chat_flags(&WHOLE_LOG)
+        // These clients keep no secrets. Under `reject` they could not move twice within one grace.
+        .login_policy("kick-old")
         .connector_flags(&["--grace", "60s", "--drain-rate", flag]);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;

@@ -8,6 +8,7 @@ use testkit::permit::Permit;
 use testkit::pomelo::{Client, LOGGED_IN, left};
 use testkit::service::Standalone;
 use testkit::system::{Plan, System};
+use testkit::{SOON, wait};
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -32,11 +33,11 @@ async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_publishes_l
 
     // A KICK, or the code 1000, would be final for Pomelo's clients.
     for client in pomelo.iter().chain([&visitor]) {
-        let end = client.end(testkit::SOON).await;
+        let end = client.end(SOON).await;
         assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
         assert_eq!(client.kicked(), None);
     }
-    let End::Closed { code, .. } = json.end(testkit::SOON).await else {
+    let End::Closed { code, .. } = json.end(SOON).await else {
         panic!("dropped without a close: {:?}", json.ended());
     };
     assert!((4000..5000).contains(&code), "{code}");
@@ -76,9 +77,9 @@ async fn a_chat_that_stops_under_load_fails_no_request() {
     outcome.was_seen_by(&listeners).await;
 }
 
-/// A second signal ends the process at once, also if something still waits: here leaves without a chat.
+/// A third signal ends the process at once, also if something still waits: here leaves without a chat.
 #[tokio::test]
-async fn a_second_signal_ends_a_connector_at_once() {
+async fn a_third_signal_ends_a_connector_at_once() {
     let mut system = System::start().await;
     let alice = system.member(0, "alice", "room").await;
     for chat in &mut system.chats {
@@ -89,7 +90,13 @@ async fn a_second_signal_ends_a_connector_at_once() {
     // The socket is closed, so from now on the connector waits for the leave.
     alice.end(GRACE).await;
     assert_eq!(connector.process().poll(), None, "it did not wait");
-    connector.terminate();
+    for step in ["SIGTERM: draining", "a second SIGTERM"] {
+        wait::eventually(step, SOON, async || {
+            connector.lines().iter().any(|line| line.contains(step))
+        })
+        .await;
+        connector.terminate();
+    }
     connector.ended_within(Duration::from_secs(2)).await;
 }
 
@@ -116,6 +123,6 @@ async fn a_standalone_that_stops_closes_its_sockets_and_exits_with_success() {
     standalone.terminate();
     let status = standalone.ended_within(GRACE).await;
     assert!(status.success(), "{status}");
-    let end = client.end(testkit::SOON).await;
+    let end = client.end(SOON).await;
     assert!(matches!(end, End::Closed { .. }), "{end:?}");
 }

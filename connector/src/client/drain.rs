@@ -67,13 +67,8 @@ impl Clients {
             let left = self.connected(|_| true);
             left.iter().for_each(|connection| connection.abort());
         }
-        // Who hurries only now wants the process to end, whatever waits. Chat removes the members when the lease is over.
-        let was_hurried = shutdown.is_hurried();
-        let landed = tokio::select! {
-            landed = timeout(LAND_LEAVES, self.services.leaves.landed()) => landed.is_ok(),
-            () = shutdown.hurried(), if !was_hurried => false,
-        };
-        if !landed {
+        let landed = self.services.leaves.landed();
+        if timeout(LAND_LEAVES, landed).await.is_err() {
             tracing::error!("some leaves did not land");
         }
     }
