@@ -90,8 +90,9 @@ impl Shutdown {
 /// own.
 ///
 /// The first SIGTERM or SIGINT requests the shutdown. A second one, or the time that the service may take, hurries it. A third one,
-/// or [`DEADLINE`] after that, ends the process at once. If the service fails, the error is one line on stderr, or an event if the log is JSON, and the exit code is 1. A panic in
-/// any task is logged. At the start, the limit of file descriptors is raised and huge pages are switched off.
+/// or [`DEADLINE`] after that, ends the process at once. If the service fails, the error is one line on stderr, or an event if the
+/// log is JSON, and the exit code is 1. A panic in any task is logged. At the start, the limit of file descriptors is raised and huge
+/// pages are switched off.
 pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,

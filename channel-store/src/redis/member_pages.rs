@@ -59,17 +59,16 @@ pub(super) async fn members_page(
     limit: usize,
 ) -> Result<MembersPage, StoreError> {
     let page = scan(connection, keys, token, limit.max(1)).await?;
-    let mut infos = Vec::new();
+    let mut infos = Value::Array(Vec::new());
     if page.has_infos && !page.counts.is_empty() {
         let mut command = redis::cmd("HMGET");
         command.arg(keys.infos());
         for user in page.counts.keys() {
             command.arg(user.as_str());
         }
-        let reply = connection.request_one(command).await?;
-        infos = array(&reply).ok_or_else(unexpected_reply)?.to_vec();
+        infos = connection.request_one(command).await?;
     }
-    let mut infos = infos.iter();
+    let mut infos = array(&infos).ok_or_else(unexpected_reply)?.iter();
     let members = page.counts.into_iter().map(|(id, sessions)| {
         let info = infos.next().and_then(text);
         let info = info.map(UserInfo::new).transpose();

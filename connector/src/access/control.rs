@@ -129,12 +129,7 @@ impl AccessControl {
             .verifier
             .as_ref()
             .map_or(Duration::ZERO, |it| it.leeway());
-        if claims.expires == NEVER {
-            return None;
-        }
-        let end = Duration::from_secs(claims.expires).saturating_add(leeway);
-        let now = Duration::from_secs(seconds_since_1970(SystemTime::now()));
-        Some(end.saturating_sub(now).min(YEAR + leeway))
+        Some(left(claims, leeway)?.min(YEAR + leeway))
     }
 
     /// Checks the token that a client shows.
@@ -229,8 +224,17 @@ impl AccessControl {
 
 /// The seconds until a token expires, by the clock of this machine. `None`: it never does.
 pub(crate) fn ttl(claims: &Claims) -> Option<u64> {
-    let now = seconds_since_1970(SystemTime::now());
-    (claims.expires != NEVER).then(|| claims.expires.saturating_sub(now))
+    left(claims, Duration::ZERO).map(|it| it.as_secs())
+}
+
+/// The time until this much after a token expires, by the clock of this machine. `None`: it never does.
+fn left(claims: &Claims, leeway: Duration) -> Option<Duration> {
+    if claims.expires == NEVER {
+        return None;
+    }
+    let end = Duration::from_secs(claims.expires).saturating_add(leeway);
+    let now = Duration::from_secs(seconds_since_1970(SystemTime::now()));
+    Some(end.saturating_sub(now))
 }
 
 #[cfg(test)]

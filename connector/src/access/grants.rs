@@ -90,40 +90,13 @@ impl Grants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::logged::Logged;
     use serde_json::json;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Level, Metadata, Subscriber};
-
-    /// Counts warnings.
-    #[derive(Default)]
-    struct Warnings(Arc<AtomicUsize>);
-
-    impl Subscriber for Warnings {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() == Level::WARN
-        }
-
-        fn event(&self, _: &Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
+    use tracing::Level;
 
     #[test]
     fn a_right_that_is_not_known_grants_nothing_and_is_logged() {
-        let warnings = Warnings::default();
-        let counted = Arc::clone(&warnings.0);
-        let _logging = tracing::subscriber::set_default(warnings);
+        let warnings = Logged::at(Level::WARN);
         let game = ChannelName::new("game:1").unwrap();
         for (allow, expected) in [
             (&["send"][..], 0),
@@ -134,7 +107,7 @@ mod tests {
             let grants = Grants::parse(&caps).unwrap();
             assert!(!grants.allow(Right::Join, &game));
             assert_eq!(grants.allow(Right::Send, &game), allow.contains(&"send"));
-            assert_eq!(counted.load(Ordering::Relaxed), expected, "{allow:?}");
+            assert_eq!(warnings.count(), expected, "{allow:?}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Clients {
     pub(crate) queues: Arc<QueueLimits>,
     /// How often the sessions of further clients may do things.
     rates: RwLock<SessionRates>,
-    pub(super) connections: Mutex<Slab<Arc<Connection>>>,
+    connections: Mutex<Slab<Arc<Connection>>>,
     /// The tasks of all clients.
     pub(super) loops: TaskTracker,
 }
@@ -144,15 +144,19 @@ impl Clients {
 
     /// Lets all sessions look at what they may do, because the rules of channels have changed.
     pub(crate) async fn judge_again(&self) {
-        let connections: Vec<_> = (self.connections.lock().iter())
-            .map(|(_, connection)| Arc::clone(connection))
-            .collect();
-        for batch in connections.chunks(LOOKS) {
+        for batch in self.connected(|_| true).chunks(LOOKS) {
             for connection in batch {
                 connection.note_out();
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The connections that are open now and of which this is true.
+    pub(super) fn connected(&self, which: impl Fn(&Connection) -> bool) -> Vec<Arc<Connection>> {
+        let connections = self.connections.lock();
+        let connected = connections.iter().map(|(_, connection)| connection);
+        connected.filter(|it| which(it)).cloned().collect()
     }
 
     /// True once no new session may begin, because the connector stops.

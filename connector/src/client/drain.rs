@@ -74,21 +74,13 @@ impl Clients {
     }
 
     /// In random order, so that no room loses all its members at the same moment.
-    fn connected(&self, which: impl Fn(&Connection) -> bool) -> Vec<Arc<Connection>> {
-        let connections = self.connections.lock();
-        let connected = connections.iter().map(|(_, it)| it).filter(|it| which(it));
-        let mut connected: Vec<_> = connected.cloned().collect();
-        drop(connections);
-        fastrand::shuffle(&mut connected);
-        connected
-    }
-
     async fn close_in_turn(
         &self,
-        connections: Vec<Arc<Connection>>,
+        mut connections: Vec<Arc<Connection>>,
         pace: Pace,
         shutdown: &Shutdown,
     ) {
+        fastrand::shuffle(&mut connections);
         let count = connections.len();
         tracing::info!(connections = count, "closing");
         let mut left = connections.into_iter();

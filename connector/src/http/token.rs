@@ -32,8 +32,7 @@ fn of_query(query: &str) -> Option<Box<str>> {
     Some(kept(&percent_decode_str(token).decode_utf8().ok()?))
 }
 
-/// One that is too long is not kept: the login then gets an
-/// empty one, which is refused.
+/// A token that is too long is not kept: the login then gets an empty one, which is refused.
 fn kept(token: &str) -> Box<str> {
     let is_short = token.len() <= LARGEST_TOKEN;
     if is_short { token.into() } else { "".into() }

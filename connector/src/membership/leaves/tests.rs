@@ -4,16 +4,15 @@ use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::membership::LeaseKeeper;
 use crate::testing::chat::{Instance, Sends};
+use crate::testing::logged::Logged;
 use crate::testing::{let_run, soon};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, LoginPolicy, SessionId, StoreOptions, User, UserId};
 use proto::connector::v1::LeaveResponse;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 
 /// A channel in another shard.
 const ELSEWHERE: &str = "elsewhere";
@@ -216,32 +215,9 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     assert!(!leaves.has_room(), "leaves under way count, too");
 }
 
-/// Counts the errors that are logged.
-struct Errors(Arc<AtomicUsize>);
-
-impl Subscriber for Errors {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::ERROR
-    }
-
-    fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
-    let errors = Arc::new(AtomicUsize::new(0));
-    let _logging = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
+    let errors = Logged::at(Level::ERROR);
     let (leaves, mut instance, _stream) = leaves().await;
     leaves.add(leaving("u").await);
     let reason = ErrorDetails::with_error_info("CONNECTOR_DEAD", "chat.v1", HashMap::new());
@@ -249,7 +225,7 @@ async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
     instance.leave().await.answer(Err(dead));
     soon(leaves.landed()).await;
     instance.nobody_calls().await;
-    assert_eq!(errors.load(Ordering::Relaxed), 1);
+    assert_eq!(errors.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

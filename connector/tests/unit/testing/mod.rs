@@ -7,6 +7,7 @@ pub(crate) mod counters;
 pub(crate) mod feed;
 pub(crate) mod handler;
 pub(crate) mod hook;
+pub(crate) mod logged;
 pub(crate) mod process;
 pub(crate) mod seeds;
 pub(crate) mod users;
