@@ -43,9 +43,13 @@ pub struct Config {
     #[arg(long, default_value = "127.0.0.1:4001", value_parser = address)]
     pub listen: SocketAddr,
 
-    /// Where /livez, /readyz and /metrics are served
+    /// Where /livez, /readyz, /metrics and /console are served
     #[arg(long, default_value = "127.0.0.1:9001", value_parser = address)]
     pub admin: SocketAddr,
+
+    /// Does not serve the page for operators at http://…/console of the admin port
+    #[arg(long)]
+    pub no_console: bool,
 
     /// How the admin port may be reached.
     #[command(flatten)]
@@ -272,7 +276,10 @@ impl Grouped for Config {
             ],
         ),
         ACCESS,
-        ("Process", &["log_filter", "threads", "allowed_origins"]),
+        (
+            "Process",
+            &["log_filter", "threads", "allowed_origins", "no_console"],
+        ),
     ];
 }
 

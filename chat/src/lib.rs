@@ -5,7 +5,7 @@
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
 //! the work. [`access`] says who may call. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
-//! `watch` follows channels for back ends. `rules` has those rules of channels by which chat itself refuses. `cleanup` looks after members that nobody else looks after.
+//! `console` is the page for operators. `watch` follows channels for back ends. `rules` has those rules of channels by which chat itself refuses. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -13,6 +13,7 @@ pub mod access;
 mod api;
 mod calls;
 mod cleanup;
+mod console;
 mod error;
 mod gateway;
 mod metering;
@@ -26,6 +27,7 @@ mod web;
 pub use access::Access;
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
+pub use console::console;
 pub use error::ServeError;
 pub use rules::Rules;
 pub use tls::{Port, PortSettings};

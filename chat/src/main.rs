@@ -47,12 +47,6 @@ async fn start(
     readiness.follow_telling("redis", store.available(), store.why_unavailable());
     let writes = store.watch_writes();
     readiness.follow_telling("publish", writes.works(), writes.reason());
-    let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
-        admin,
-        config.admin_access.clone(),
-        readiness,
-        shutdown.clone(),
-    )));
 
     // Letters to connectors and from them, and what watchers hear, have connections of their own.
     let options = config.store();
@@ -68,16 +62,28 @@ async fn start(
     let following = rules.follow(now, latest, store.clone(), |it| &it.channels);
     let _following = AbortOnDropHandle::new(tokio::spawn(following));
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
-    chat::serve(
-        port,
-        store,
-        cleanup,
-        connectors,
-        watching,
-        Limits { access, ..limits },
-        shutdown,
-    )
-    .await?;
+    let limits = Limits { access, ..limits };
+    let mut pages = admin::Router::new();
+    if !config.no_console {
+        let service = chat::service(
+            store.clone(),
+            cleanup.clone(),
+            connectors.clone(),
+            watching.clone(),
+            &limits,
+            shutdown.clone(),
+        );
+        let is_guarded = config.door(address).is_guarded;
+        pages = chat::console(service, &limits.access, is_guarded)?;
+    }
+    let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
+        admin,
+        config.admin_access.clone(),
+        pages,
+        readiness,
+        shutdown.clone(),
+    )));
+    chat::serve(port, store, cleanup, connectors, watching, limits, shutdown).await?;
     tracing::info!("drained");
     Ok(())
 }

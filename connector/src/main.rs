@@ -71,6 +71,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let admin = tokio::spawn(admin::serve(
         admin_listener,
         config.admin_access.clone(),
+        admin::Router::new(),
         readiness.clone(),
         shutdown.clone(),
     ));

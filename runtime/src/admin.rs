@@ -1,4 +1,4 @@
-//! The admin port: `/livez`, `/readyz` and `/metrics`, for operators and their probes.
+//! The admin port: `/livez`, `/readyz` and `/metrics`, for operators and their probes, and what else a service has for them.
 //!
 //! A connection carries one request. The head of the request has to come within two seconds, and the connection may
 //! last ten. There are at most 64 connections, and one more closes the oldest. So probes are answered while others hold
@@ -6,12 +6,13 @@
 
 mod hosts;
 
+pub use axum::Router;
 pub use hosts::AdminSettings;
 
 use crate::lifecycle::Shutdown;
 use crate::readiness::Readiness;
 use crate::telemetry::Metrics;
-use axum::Router;
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -21,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,10 +42,16 @@ struct Health {
     metrics: Metrics,
 }
 
-/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports.
+/// Where a request comes from. Every request carries it in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports. `more` are further paths,
+/// inside the same bounds.
 pub async fn serve(
     listener: TcpListener,
     settings: AdminSettings,
+    more: Router,
     readiness: Readiness,
     shutdown: Shutdown,
 ) {
@@ -52,21 +60,23 @@ pub async fn serve(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(settings, check))
         .with_state(Health {
             readiness,
             shutdown,
             metrics: Metrics::install(),
-        });
+        })
+        .merge(more)
+        .layer(middleware::from_fn_with_state(settings, check));
     let mut connections = VecDeque::new();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 connections.retain(|connection: &AbortOnDropHandle<()>| !connection.is_finished());
                 if connections.len() >= CONNECTIONS {
                     connections.pop_front();
                 }
-                let answered = tokio::spawn(answer(stream, router.clone()));
+                let answered =
+                    tokio::spawn(answer(stream, router.clone().layer(Extension(Peer(peer)))));
                 connections.push_back(AbortOnDropHandle::new(answered));
             }
             Err(error) => {
@@ -124,7 +134,6 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::watch;
 
@@ -132,7 +141,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings = AdminSettings::default();
-        tokio::spawn(serve(listener, settings, readiness, shutdown));
+        let more = Router::new().route(
+            "/more",
+            get(|Extension(peer): Extension<Peer>| async move { peer.0.ip().to_string() }),
+        );
+        tokio::spawn(serve(listener, settings, more, readiness, shutdown));
         address
     }
 
@@ -179,7 +192,7 @@ mod tests {
     async fn a_page_of_a_stranger_cannot_read_anything() {
         let address = start(Readiness::new(), Shutdown::new()).await;
         let forbidden = "HTTP/1.1 403 Forbidden";
-        for path in ["/livez", "/readyz", "/metrics", "/else"] {
+        for path in ["/livez", "/readyz", "/metrics", "/more", "/else"] {
             for headers in [
                 "Host: evil.example:9001\r\n",
                 "Host: admin\r\nOrigin: http://evil.example\r\n",
@@ -191,6 +204,13 @@ mod tests {
         }
         let own = "Host: admin\r\nOrigin: http://admin\r\n";
         assert_eq!(request_with(address, "/livez", own).await.0, OK);
+    }
+
+    #[tokio::test]
+    async fn a_services_own_paths_know_where_a_request_comes_from() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        let answer = request(address, "/more").await;
+        assert_eq!(answer, (OK.into(), "127.0.0.1".into()));
     }
 
     #[tokio::test]

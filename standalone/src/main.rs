@@ -51,9 +51,13 @@ struct Config {
     #[arg(long, value_name = "FILE")]
     grpc_client_ca: Option<PathBuf>,
 
-    /// Where /livez, /readyz and /metrics are served
+    /// Where /livez, /readyz, /metrics and /console are served
     #[arg(long, default_value = "127.0.0.1:9001", value_parser = listen::address)]
     admin: SocketAddr,
+
+    /// Does not serve the page for operators at http://…/console of the admin port
+    #[arg(long)]
+    no_console: bool,
 
     #[command(flatten)]
     log: LogSettings,
@@ -89,7 +93,7 @@ impl Grouped for Config {
         DRAIN,
         ACCESS,
         ("Back ends", &["grpc_client_ca"]),
-        ("Process", &["log_filter"]),
+        ("Process", &["log_filter", "no_console"]),
     ];
 }
 
@@ -243,6 +247,11 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         &limits,
         chat_shutdown.clone(),
     );
+    let mut pages = admin::Router::new();
+    if !config.no_console {
+        let is_guarded = config.grpc_door(grpc).is_guarded;
+        pages = chat::console(service.clone(), &limits.access, is_guarded)?;
+    }
     let service = service.map_err(TransportError::new);
     let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
 
@@ -272,6 +281,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let admin = tokio::spawn(admin::serve(
         admin_listener,
         config.admin_access,
+        pages,
         readiness.clone(),
         shutdown.clone(),
     ));

@@ -20,6 +20,7 @@ mod coming_back;
 mod command_line;
 mod compression;
 mod configuration;
+mod console;
 mod contract;
 mod costs;
 mod dead_connectors;

@@ -199,6 +199,11 @@ impl Caller {
         })
     }
 
+    /// A caller at another port than chat's own, which bounds its connections itself.
+    pub(crate) fn at(peer: SocketAddr) -> Arc<Self> {
+        Self::new(Some(peer))
+    }
+
     /// A caller in the same process.
     pub(crate) fn in_process() -> Arc<Self> {
         Self::new(None)

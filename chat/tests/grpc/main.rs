@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod calls;
+mod console;
 mod errors;
 mod get;
 mod history;
