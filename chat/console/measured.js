@@ -37,6 +37,11 @@ export class Measured {
     return last?.families.has(family) ? total(last.families, family) : undefined;
   }
 
+  /** The newest values of a family, with their labels. */
+  each(family) {
+    return [...(this.#samples.at(-1)?.families.get(family)?.values() ?? [])];
+  }
+
   /** How much a counter grew in the last seconds, by the values of a label. */
   growth(family, label, seconds) {
     const [from, to] = this.#ends(seconds);

@@ -102,12 +102,15 @@ export class Overview {
     for (const [reason, times] of this.#measured.growth('redis_connections_lost_total', 'reason', 300)) {
       if (times > 0) bad(`Connections to Redis lost in the last five minutes: ${count(times)} (${reason}).`);
     }
-    const used = this.#measured.now('redis_memory_used_bytes');
-    const limit = this.#measured.now('redis_memory_limit_bytes');
-    if (limit > 0 && used > limit * 0.8) bad(`Redis uses ${Math.round((used / limit) * 100)} % of its memory. Beyond that it refuses every message.`);
-    const expiry = this.#measured.now('certificate_expiry_timestamp_seconds');
-    const left = expiry - Date.now() / 1000;
-    if (left < 30 * DAY) bad(`A certificate of this chat ends in ${duration(Math.max(left, 0))}.`);
+    const limits = new Map(this.#measured.each('redis_memory_limit_bytes').map(({ labels, value }) => [labels.server, value]));
+    for (const { labels, value } of this.#measured.each('redis_memory_used_bytes')) {
+      const share = value / limits.get(labels.server);
+      if (share > 0.8 && share < Infinity) bad(`Redis ${labels.server} uses ${Math.round(share * 100)} % of its memory. When that is full, it refuses every message.`);
+    }
+    for (const { labels, value } of this.#measured.each('certificate_expiry_timestamp_seconds')) {
+      const left = value - Date.now() / 1000;
+      if (value > 0 && left < 30 * DAY) bad(left > 0 ? `The certificate ${labels.role} of this chat ends in ${duration(left)}.` : `The certificate ${labels.role} of this chat has ended.`);
+    }
     if (lines.length === 0) lines.push(make('li', { className: 'good' }, 'Nothing stands out.'));
     replace(this.#attention, lines);
   }
