@@ -4,7 +4,7 @@ use crate::support::{
     PARTIAL, RecordingSink, Subject, eventually, message, name, offsets, publish_until_answered,
     read, said, shared_cluster, until_available_is,
 };
-use channel_store::redis::{OpenError, RedisFeed, RedisStore};
+use channel_store::redis::{OpenError, RedisFeed, RedisStore, SchemaMismatch};
 use channel_store::{ChannelStore, Continuity, Since, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -286,10 +286,11 @@ async fn the_schema_is_checked_on_the_node_that_owns_its_key() {
     };
     let schema = "foreign:schema";
     cluster.nodes[cluster.first_owner(schema)].say(&format!("SET {schema} 99"));
-    let refused = OpenError::Schema {
-        found: "99".into(),
-        needed: "2",
-    };
+    let refused = OpenError::Schema(SchemaMismatch::Newer {
+        found: 99,
+        oldest: 99,
+        own: 2,
+    });
     let store = RedisStore::open(&cluster.url(), options.clone())
         .await
         .err();

@@ -6,7 +6,7 @@ use crate::support::{
     no_position, offsets, publish_until_answered, read, said, session, session_of,
     until_available_is, with_key,
 };
-use channel_store::redis::{OpenError, RedisFeed, RedisStore};
+use channel_store::redis::{OpenError, RedisFeed, RedisStore, SchemaMismatch};
 use channel_store::{
     ChannelFeed, ChannelStore, Continuity, HistoryRange, LogRule, Membership, Pattern, Position,
     Since, StoreError, StoreOptions,
@@ -575,10 +575,11 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     let refused = RedisStore::open(&url, options.clone()).await.err().unwrap();
     assert_eq!(
         refused,
-        OpenError::Schema {
-            found: "3".into(),
-            needed: "2"
-        }
+        OpenError::Schema(SchemaMismatch::Newer {
+            found: 3,
+            oldest: 3,
+            own: 2,
+        })
     );
     let sink = Arc::new(crate::support::RecordingSink::default());
     assert!(RedisFeed::open(&url, options.clone(), sink).await.is_err());
@@ -601,8 +602,14 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     .await;
     assert!(!*store.available().borrow());
     assert!(store.publisher().is_err());
-    server.say("SET gc:schema 2");
+    // The newer release has stored it in a way that this one can use.
+    server.say_words(&["SET", "gc:schema", "3 2"]);
     until_available_is(store.available(), true, SOON).await;
+    RedisStore::open(&url, StoreOptions::default())
+        .await
+        .unwrap();
+    let kept = server.say("GET gc:schema");
+    assert_eq!(kept, Value::Text(b"3 2".to_vec()), "nobody makes it older");
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ conformance! {
     a_login_supersedes_nobody_and_a_claim_only_sessions_with_its_proof
     a_lingering_session_refuses_no_login_and_is_named_as_predecessor
     the_first_login_takes_the_place_of_a_lingering_session
+    a_superseded_session_holds_nobody_off
+    the_secret_of_a_superseded_session_lets_nobody_in_beside_a_live_one
     the_place_of_a_dead_session_is_taken_at_once_with_the_proof
     of_two_sessions_with_one_proof_the_newer_one_wins
     a_late_login_with_the_proof_does_not_affect_the_newer_session
@@ -54,6 +56,7 @@ conformance! {
 const LONG: Duration = Duration::from_secs(60);
 const ONE: &str = "connector-1/aa";
 const OTHER: &str = "connector-2/bb";
+const THIRD: &str = "connector-3/cc";
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -773,6 +776,62 @@ async fn the_first_login_takes_the_place_of_a_lingering_session(kind: Kind) {
     subject
         .assert_states(&[("a", Lingering), ("b", Live)])
         .await;
+}
+
+/// The connector of a superseded session may have ended, and then its entry stays as long as its lease.
+async fn a_superseded_session_holds_nobody_off(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    // A client without a secret moves twice, because its connectors stop.
+    subject.log_in(ONE, "a", Reject).await;
+    subject.linger("a").await;
+    let login = subject.prepare(OTHER, "b", Reject).await;
+    let answer = subject.registry.login(&login, &[]).await.unwrap();
+    let LoggedIn::Yes {
+        login_rank,
+        predecessors,
+        ..
+    } = answer
+    else {
+        panic!("{answer:?}");
+    };
+    let claim = Claim {
+        login,
+        login_rank,
+        predecessors: predecessors.into(),
+    };
+    subject.claim_one(&claim).await.unwrap();
+    let held = subject.try_login(THIRD, "c", Reject).await;
+    assert_eq!(held, taken(&[OTHER]), "the live session alone holds it off");
+    subject.linger("b").await;
+    let moved = subject.try_login(THIRD, "c", Reject).await;
+    let Ok(LoggedIn::Yes { predecessors, .. }) = &moved else {
+        panic!("{moved:?}");
+    };
+    let last = Predecessor {
+        session: session("b"),
+        incarnation: incarnation(OTHER),
+    };
+    assert_eq!(*predecessors, [last]);
+    subject
+        .assert_states(&[("a", Superseded), ("b", Lingering), ("c", Live)])
+        .await;
+    // The user has one live session. Neither the superseded one nor anybody else gets in beside it.
+    let claimed_late = subject.claim_as(ONE, "a", Reject, 1).await;
+    assert_eq!(claimed_late, claimed(&[], &[]));
+    let fourth = subject.try_login(ONE, "d", Reject).await;
+    assert_eq!(fourth, taken(&[THIRD]));
+}
+
+async fn the_secret_of_a_superseded_session_lets_nobody_in_beside_a_live_one(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.log_in_and_claim(ONE, "a", Reject, 1).await;
+    subject.log_in_and_claim(OTHER, "b", Reject, 1).await;
+    subject.close_session("b", false).await;
+    // The connector of the first session has not seen its mark yet.
+    subject.assert_states(&[("a", Superseded)]).await;
+    subject.log_in(THIRD, "c", Reject).await;
+    let again = subject.try_login_with_secret(ONE, "d", Reject, 1).await;
+    assert_eq!(again, taken(&[THIRD]));
 }
 
 async fn the_place_of_a_dead_session_is_taken_at_once_with_the_proof(kind: Kind) {

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
-use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
+use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
 use testkit::pomelo::{SEND, SENT, left};
 use testkit::redis::Redis;
@@ -45,34 +45,77 @@ fn assert_paced(seen: &[(Instant, u64)], rate: u64) {
     }
 }
 
+/// Rooms with members at every connector, in each of which somebody sends. In one room of thousands everybody would be told of
+/// everybody, and a test would hold all of that.
+struct Rooms(Vec<Followers>);
+
+impl Rooms {
+    /// This many rooms with so many listeners. Speakers make a pause of this length between two messages.
+    async fn start(
+        connectors: &[SocketAddr],
+        rooms: usize,
+        listeners: usize,
+        pace: Duration,
+    ) -> Self {
+        let rooms = (0..rooms).map(|room| {
+            let mut followers = Followers::empty(&format!("room{room}"), connectors);
+            let speakers =
+                (0..connectors.len()).map(|it| (format!("speaker{room}-{it}"), Some(pace)));
+            let listeners = (0..listeners).map(|it| (format!("listener{room}-{it}"), None));
+            for (number, (user, pace)) in speakers.chain(listeners).enumerate() {
+                followers.add(&user, pace, number % connectors.len());
+            }
+            followers
+        });
+        let rooms = Self(rooms.collect());
+        rooms.until_online().await;
+        rooms
+    }
+
+    async fn until_online(&self) {
+        for room in &self.0 {
+            room.until_online().await;
+        }
+    }
+
+    async fn until_each_acknowledged(&self, more: usize) {
+        for room in &self.0 {
+            room.until_each_acknowledged(more).await;
+        }
+    }
+
+    fn slowest(&self) -> Duration {
+        self.0
+            .iter()
+            .map(Followers::slowest)
+            .max()
+            .unwrap_or_default()
+    }
+}
+
 #[tokio::test]
 async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_to_leave() {
-    let (each, rate, flag) = if long() {
-        (2_000, 500, "500")
+    // 6,000 clients in the long run.
+    let (rooms, listeners, pace, rate, flag) = if long() {
+        (40, 147, 1_000, 500, "500")
     } else {
-        (40, 20, "20")
+        (2, 60, 100, 20, "20")
     };
     let plan = Plan::of(3, 2)
         .alone()
         .chat_flags(&WHOLE_LOG)
-        // These clients keep no secrets. Under `reject` they could not move twice within one grace.
-        .login_policy("kick-old")
+        // These clients keep no secrets, and move twice within one grace.
+        .login_policy("reject")
         .connector_flags(&["--grace", "60s", "--drain-rate", flag]);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
-    let addresses = services.addresses();
-    let mut followers = Followers::empty(ROOM, &addresses);
-    for number in 0..6 {
-        let pace = Some(Duration::from_millis(100));
-        followers.add(&format!("speaker{number}"), pace, number % 3);
+    let pace = Duration::from_millis(pace);
+    let all = Rooms::start(&services.addresses(), rooms, listeners, pace).await;
+    for room in &all.0 {
+        room.start_sending();
     }
-    for number in 0..3 * each {
-        followers.add(&format!("listener{number}"), None, number % 3);
-    }
-    followers.until_online().await;
-    followers.start_sending();
-    followers.until_each_acknowledged(10).await;
+    all.until_each_acknowledged(5).await;
 
     for connector in &mut services.connectors {
         let before = connector.connections().await;
@@ -87,39 +130,42 @@ async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_
         assert!(took >= least, "it took {took:?}");
         connector.restart().await;
         connector.ready().await;
-        followers.until_online().await;
-        followers.until_each_acknowledged(5).await;
+        all.until_online().await;
+        all.until_each_acknowledged(5).await;
     }
     for chat in &mut services.chats {
         chat.terminate();
         assert!(chat.ended_within(END).await.success());
         chat.restart().await;
         chat.ready().await;
-        followers.until_each_acknowledged(5).await;
+        all.until_each_acknowledged(5).await;
     }
 
     let api = services.api(0);
-    let history = followers.stop_and_collect(&api, redis.address()).await;
-    println!("{}; slowest {:?}", followers.report(), followers.slowest());
-    assert_consistent(&history, &[]);
-    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
-    let first = &followers.all()[0];
-    let left =
-        |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
-    let left = first.notes().read().events.iter().filter(left).count();
-    assert_eq!(left, 0, "nobody seems to leave");
+    for room in &all.0 {
+        let history = room.stop_and_collect(&api, redis.address()).await;
+        assert_consistent(&history, &[]);
+        assert_eq!(room.sum(|notes| notes.losses().len()), 0);
+        let first = &room.all()[0];
+        let left = |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
+        let left = first.notes().read().events.iter().filter(left).count();
+        assert_eq!(left, 0, "nobody seems to leave");
+    }
+    println!("{}; slowest {:?}", all.0[0].report(), all.slowest());
     if long() {
         assert!(
-            followers.slowest() < Duration::from_secs(1),
+            all.slowest() < Duration::from_secs(1),
             "{:?}",
-            followers.slowest()
+            all.slowest()
         );
     }
-    wait::eventually("everybody is a member", SOON, async || {
-        let members = api.members(ROOM).await;
-        members.is_ok_and(|members| members.len() == 3 * each + 6)
-    })
-    .await;
+    for (number, room) in all.0.iter().enumerate() {
+        wait::eventually("everybody is a member", SOON, async || {
+            let members = api.members(&format!("room{number}")).await;
+            members.is_ok_and(|members| members.len() == room.all().len())
+        })
+        .await;
+    }
 }
 
 /// Balancers see it first. Until the notice is over, everything goes on, also for newcomers.

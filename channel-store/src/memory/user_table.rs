@@ -108,7 +108,8 @@ impl User {
             let is_older = own.is_none_or(|own| entry.login_rank < own);
             if entry.state == EntryState::Lingering || is_kin && is_older {
                 predecessors.push(entry);
-            } else if !is_kin {
+            } else if !is_kin && entry.state == EntryState::Live {
+                // A superseded entry holds nobody off. Its session is being closed, or its connector has ended already.
                 holders.push(entry.incarnation.clone());
             }
         }

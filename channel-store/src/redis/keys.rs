@@ -10,8 +10,9 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-/// The version of all keys, values and scripts.
-pub(super) const SCHEMA_VERSION: &str = "2";
+/// The version of all keys, values and scripts. A release that changes them in a way that the services of the release before can
+/// live with makes it higher and writes both numbers (see `net/schema.rs`).
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// The keys of one system: all of them begin with its prefix.
 #[derive(Clone)]

@@ -30,7 +30,7 @@ mod store;
 mod summaries;
 
 pub use feed::RedisFeed;
-pub use net::OpenError;
+pub use net::{OpenError, SchemaMismatch};
 pub use probe::WriteWatch;
 pub use store::RedisStore;
 

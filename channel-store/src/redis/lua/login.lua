@@ -1,5 +1,6 @@
 -- login: enters a session. Under the policy 'reject' it is accepted where nobody else holds the user, or where it shows the
--- proof of a live entry. Lingering entries hold nobody off, and neither do superseded ones of the same proof. But if somebody
+-- proof of a live entry. Only live entries hold somebody off: those that linger have no client any more, and those that are
+-- superseded lose theirs. Their connector may have ended, and then nobody removes them before its lease is over. But if somebody
 -- else has logged in while the session's own predecessor lingered, it is too late. A login drives nobody out: claim.lua does.
 -- A repeated login gets the same answer. Under 'allow' it is refused if the user has as many live sessions as a user may have,
 -- those of the same client left out. Refused as a whole when memory is full. Follows restrictions.lua, user.lua.
@@ -31,7 +32,7 @@ for _, entry in ipairs(there) do
   local is_newer = rank and tonumber(entry.rank) >= tonumber(rank)
   if entry.state == '2' or same_client and not is_newer then
     predecessors[#predecessors + 1] = entry
-  elseif not same_client then
+  elseif not same_client and entry.state == '0' then
     holders[#holders + 1] = entry
   end
 end

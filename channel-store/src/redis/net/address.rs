@@ -9,6 +9,7 @@
 //!
 //! With `rediss` in place of `redis`, all connections are encrypted, also those to sentinels.
 
+use super::schema::SchemaMismatch;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use std::fmt;
 use std::path::PathBuf;
@@ -34,16 +35,9 @@ pub enum OpenError {
         /// Where it listens.
         server: String,
     },
-    /// The server holds keys that another version of this program has written.
-    #[error(
-        "Redis holds schema version {found:?}, this program needs {needed:?}: use another --prefix or an empty Redis"
-    )]
-    Schema {
-        /// The version that was found.
-        found: String,
-        /// The version that this program writes.
-        needed: &'static str,
-    },
+    /// The server holds what another release has stored, and this program can't use it.
+    #[error(transparent)]
+    Schema(SchemaMismatch),
 }
 
 /// Where one server listens.

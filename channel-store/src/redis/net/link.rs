@@ -1,6 +1,6 @@
 //! A link keeps one connection to one server, and replaces it for as long as the link exists.
 //!
-//! A connection is handed out only when it can be used: the server is a primary, holds this version's schema, and has
+//! A connection is handed out only when it can be used: the server is a primary, holds a schema that this program can use, and has
 //! loaded all scripts. A connection is closed when it breaks, falls silent, or when its server is no longer the same
 //! primary. It is closed before the next one is made, also if somebody still holds a clone. So nothing that was queued on it can take
 //! effect after a command on a later connection. A link never repeats a command.
@@ -10,6 +10,7 @@ use super::connection::{
     CHECK_INTERVAL, Connection, ConnectionOptions, DrivenConnection, Ended, OnPush,
 };
 use super::reply::{eviction_policy, is_redirect, text, unavailable};
+use super::schema::{Schema, SchemaMismatch};
 use super::sentinel::Sentinels;
 use super::slots::Slots;
 use super::tls::Dialer;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use metrics::{counter, describe_counter};
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, RedisConnectionInfo, RedisError, Script, Value};
+use redis::{PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
@@ -38,17 +39,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 const LOST: &str = "redis_connections_lost_total";
-
-/// What a server must hold before a connection to it is handed out.
-#[derive(Clone)]
-pub(crate) struct Schema {
-    /// The key that holds the version of all other keys.
-    pub(crate) key: String,
-    /// The version of this program. A server that holds another one is refused.
-    pub(crate) version: &'static str,
-    /// The scripts, which are loaded into each server.
-    pub(crate) scripts: Vec<&'static Script>,
-}
 
 /// What the links of one store or feed have in common. There are links for reads alone, and links for everything else.
 pub(super) struct LinkOptions {
@@ -166,15 +156,15 @@ impl Link {
     }
 
     /// Tries once to connect. A server that can't be reached is no error, because the link tries again later. A server that
-    /// holds another version's schema is an error.
+    /// holds a schema that this program can't use is an error.
     pub(super) async fn open(
         node: Address,
         target: Target,
         options: Arc<LinkOptions>,
-    ) -> Result<Self, AnotherSchema> {
+    ) -> Result<Self, SchemaMismatch> {
         let (mut supervisor, link) = Supervisor::new(node, target, options);
         let first = match supervisor.connect().await {
-            Err(NoConnection::Schema { found, .. }) => return Err(AnotherSchema(found)),
+            Err(NoConnection::Schema(mismatch)) => return Err(mismatch),
             first => first,
         };
         Ok(link(
@@ -215,9 +205,6 @@ impl Drop for Link {
         self.supervisor.abort();
     }
 }
-
-/// The version that the server holds instead of ours.
-pub(super) struct AnotherSchema(pub(super) String);
 
 /// Keeps a connection as long as it can be used, then makes another one.
 struct Supervisor {
@@ -407,13 +394,7 @@ impl Supervisor {
             // If it is still nil, the server's memory is full. Then there is no other version's schema, either.
             _ => {
                 connection.check(std::slice::from_ref(&found))?;
-                let other = text(&found).filter(|&it| it != schema.version);
-                if let Some(found) = other {
-                    return Err(NoConnection::Schema {
-                        found: found.to_owned(),
-                        needed: schema.version,
-                    });
-                }
+                text(&found).map_or(Ok(()), |found| schema.check(found))?;
             }
         }
 
@@ -438,8 +419,8 @@ pub(super) enum NoConnection {
     NoSentinel,
     #[error("the server is a replica")]
     Replica,
-    #[error("the server holds schema version {found:?}, this program needs {needed:?}")]
-    Schema { found: String, needed: &'static str },
+    #[error(transparent)]
+    Schema(#[from] SchemaMismatch),
     #[error(transparent)]
     Failed(#[from] StoreError),
     #[error(transparent)]
@@ -456,7 +437,7 @@ impl NoConnection {
             Self::Silent | Self::Failed(_) | Self::Redis(_) | Self::Io(_) => "unreachable",
             Self::NoSentinel => "no sentinel",
             Self::Replica => "replica",
-            Self::Schema { .. } => "schema",
+            Self::Schema(_) => "schema",
         }
     }
 }

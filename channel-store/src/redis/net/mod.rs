@@ -6,6 +6,7 @@ mod connection;
 mod link;
 mod nodes;
 mod reply;
+mod schema;
 mod sentinel;
 mod slots;
 mod subscriptions;
@@ -17,12 +18,13 @@ mod unsolicited;
 pub use address::OpenError;
 pub(super) use address::{Address, Location};
 pub(super) use connection::Connection;
-pub(super) use link::Schema;
 pub(super) use nodes::{Nodes, NodesOptions, Pinned};
 pub(super) use reply::{
     array, number, refusal, server_state, text, unavailable, unexpected_reply,
     wants_another_connection,
 };
+pub(super) use schema::Schema;
+pub use schema::SchemaMismatch;
 pub(super) use slots::crc16;
 pub(super) use subscriptions::{Listener, Subscriptions};
 pub(super) use tls::Dialer;

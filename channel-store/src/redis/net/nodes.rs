@@ -2,8 +2,9 @@
 
 use super::address::{Address, Kind, Location, OpenError};
 use super::connection::{Connection, publish_command};
-use super::link::{LinkOptions, Schema, Subscriber, Target};
+use super::link::{LinkOptions, Subscriber, Target};
 use super::reply::unavailable;
+use super::schema::Schema;
 use super::sentinel::Sentinels;
 use super::slots::{Slots, slot};
 use super::subscriptions::Subscriptions;

@@ -5,7 +5,7 @@
 
 use super::address::{Address, OpenError};
 use super::connection::{CHECK_INTERVAL, Connection};
-use super::link::{AnotherSchema, Link, LinkOptions, Target};
+use super::link::{Link, LinkOptions, Target};
 use super::reply::text;
 use super::slots::Slots;
 use futures_util::future::{join_all, try_join_all};
@@ -127,12 +127,10 @@ impl Watcher {
         let open = |options: &Arc<LinkOptions>| Link::open(node.clone(), target(), options.clone());
         let links = join_all((0..=self.publisher_connections).map(|_| open(&self.options)));
         let (links, reader) = tokio::join!(links, open(&self.for_reads));
-        let needed = self.options.schema.version;
-        let another = |AnotherSchema(found)| OpenError::Schema { found, needed };
         let links = links.into_iter().collect::<Result<_, _>>();
         Ok(Arc::new(Node {
-            links: links.map_err(another)?,
-            reader: reader.map_err(another)?,
+            links: links.map_err(OpenError::Schema)?,
+            reader: reader.map_err(OpenError::Schema)?,
         }))
     }
 

@@ -56,6 +56,8 @@ named! {
         only_older_named,
         /// A login names lingering sessions as predecessors, and the claim marks them.
         lingering_named,
+        /// A superseded entry holds nobody off; off: it does, unless it has the same proof.
+        superseded_yields,
         /// Close removes its own session only; off: all entries of the user.
         close_own,
         /// Close leaves a tombstone where a copy of the login or of a claim may still travel.
@@ -109,6 +111,8 @@ named! {
         /// One slot falls back to an earlier state.
         rollback,
         flush,
+        /// A connector stops in order. Its sessions linger, and its lease lasts until their grace is over.
+        stop,
         /// A back end blocks the user.
         block,
     }
@@ -331,12 +335,15 @@ pub(crate) struct State {
     let_in: [u8; SESSIONS],
     data_lost: bool,
     has_frozen: bool,
+    /// Connectors that have stopped in order.
+    stopped: [bool; INCARNATIONS],
     wrong: Option<Wrong>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Wrong {
     LockedOut,
+    HeldOff,
     Unjustified,
     Flapped,
     Overtaken,
@@ -373,6 +380,7 @@ pub(crate) enum Step {
     Duplicate(Message),
     Drop(Message),
     Crash(usize),
+    Stop(usize),
     Freeze(usize),
     Thaw(usize),
     DeclareDead(usize),
@@ -575,7 +583,7 @@ impl Logins {
             if is_of_same_client || lingers {
                 predecessors |= bit(o);
                 comes_back |= is_of_same_client && entry.mark == Mark::Live;
-            } else {
+            } else if entry.mark != Mark::Superseded || !self.rules.superseded_yields {
                 holders |= bit(o);
             }
         }
@@ -586,6 +594,10 @@ impl Logins {
                 let lingers = |o: usize| entries[o].is_some_and(|it| it.mark == Mark::Lingering);
                 if (0..SESSIONS).all(|o| !has(holders, o) || lingers(o)) {
                     state.wrong = Some(Wrong::LockedOut);
+                }
+                let mut held_by = (0..SESSIONS).filter(|&o| has(holders, o));
+                if !state.data_lost && held_by.all(|o| self.has_ended(state, o)) {
+                    state.wrong = Some(Wrong::HeldOff);
                 }
                 if is_awaited {
                     state.sessions[s].phase = Phase::Taken(holders);
@@ -609,6 +621,16 @@ impl Logins {
                 predecessors != 0 || others != 0 && self.policy_of(s) == Policy::KickOld;
             session.phase = Phase::Joining;
         }
+    }
+
+    /// True if the client of a session is gone, and its connector has said so.
+    fn has_ended(&self, state: &State, s: usize) -> bool {
+        let is_unsaid = Self::in_flight(
+            state,
+            |m| matches!(m, Message::Linger { session } if usize::from(*session) == s),
+        );
+        let lingers = state.sessions[s].phase == Phase::Lingering && !is_unsaid;
+        lingers || state.stopped[self.home(s)]
     }
 
     fn mark_outranked(&self, state: &mut State, s: usize, rank: u8, named: u8) {
@@ -1363,6 +1385,13 @@ impl Logins {
                     self.lose_process(n, i);
                 });
             }
+            if self.may_stop(state, i) {
+                push(Chance, Step::Stop(i), &|n| {
+                    n.budget.stop -= 1;
+                    n.stopped[i] = true;
+                    self.lose_process(n, i);
+                });
+            }
             if !is_dead {
                 let declare = |n: &mut State| n.lease_dead[i] = true;
                 match process {
@@ -1400,6 +1429,21 @@ impl Logins {
                 }
             }
         }
+    }
+
+    /// A connector that stops lets its sessions linger, and says so of each of them, before its process ends.
+    fn may_stop(&self, state: &State, incarnation: usize) -> bool {
+        let mut own = self.cast().filter(|(_, it)| it.incarnation == incarnation);
+        let is_up = state.process[incarnation] == Process::Up && !state.lease_dead[incarnation];
+        is_up
+            && self.grace
+            && state.budget.stop > 0
+            && own.all(|(s, _)| {
+                let session = &state.sessions[s];
+                let is_calm =
+                    matches!(session.phase, Phase::Out | Phase::Over) && !session.is_open();
+                is_calm || self.has_ended(state, s)
+            })
     }
 
     fn lose_process(&self, state: &mut State, incarnation: usize) {
@@ -1485,6 +1529,7 @@ impl Model for Logins {
             let_in: Default::default(),
             data_lost: false,
             has_frozen: false,
+            stopped: Default::default(),
             wrong: None,
         }
     }
@@ -1511,6 +1556,11 @@ impl Model for Logins {
         match state.wrong {
             Some(Wrong::LockedOut) => {
                 return Err("a login was refused in favour of sessions that are dead or linger");
+            }
+            Some(Wrong::HeldOff) => {
+                return Err(
+                    "a login was refused although every other session has ended or lingers",
+                );
             }
             Some(Wrong::Unjustified) => {
                 return Err("a session was closed for good, and nobody had come in its place");

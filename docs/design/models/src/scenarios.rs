@@ -604,13 +604,14 @@ const fn at_home(incarnation: usize, secret: Option<u8>, home: usize) -> Option<
     })
 }
 
-/// A client that comes back, once and twice; sessions that know nothing of each other, two and three; and a client that
-/// comes back, and another client.
+/// A client that comes back, once and twice; sessions that know nothing of each other, two and three, of which the last two are on
+/// one connector in `MOVING`; and a client that comes back, and another client.
 const ONE_CLIENT: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
 const ELSEWHERE: logins::Cast = [seat(0, Some(0)), at_home(1, Some(0), 1), None];
 const THRICE: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(0, Some(0))];
 const TWO_CLIENTS: logins::Cast = [seat(0, None), seat(1, None), None];
 const THREE_CLIENTS: logins::Cast = [seat(0, None), seat(1, None), seat(0, None)];
+const MOVING: logins::Cast = [seat(0, None), seat(1, None), seat(1, None)];
 const AND_ANOTHER: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(1, None)];
 
 /// How many channels each session joins, and whether those that are gone linger.
@@ -678,6 +679,7 @@ fn logins() -> Vec<Scenario> {
             hold("one client and another", "", AND_ANOTHER, Channels(0)),
             hold("two clients", "crash, give_up", TWO_CLIENTS, Channels(1)),
             hold("two clients, grace", "give_up", TWO_CLIENTS, Grace(1)),
+            hold("two clients, stop", "stop 2", TWO_CLIENTS, Grace(1)),
             hold("two clients, freeze", "freeze", TWO_CLIENTS, Channels(0)),
             hold(
                 "blocked, lost commands",
@@ -812,6 +814,7 @@ fn logins() -> Vec<Scenario> {
                 Channels(1),
             ),
             hold("two clients, flush", "flush, crash", TWO_CLIENTS, Grace(1)),
+            hold("moving, stop", "stop", MOVING, Grace(1)),
             hold("three clients, flush", "flush", THREE_CLIENTS, Channels(0)),
         ];
         all.extend(large.map(Scenario::large));
@@ -980,6 +983,15 @@ fn wrong_logins() -> Vec<Scenario> {
             sound,
             "",
             TWO_CLIENTS,
+            Grace(1),
+        ),
+        without(
+            "superseded_yields",
+            Reject,
+            "superseded sessions hold others off",
+            sound,
+            "stop",
+            MOVING,
             Grace(1),
         ),
     ]);
