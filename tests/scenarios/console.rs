@@ -107,7 +107,7 @@ async fn pages_of_strangers_cannot_call_through_the_console() {
     let admin = standalone.admin();
     let send = json!({ "channel": "4", "user": "bot", "body": { "content": "hi" } });
     let own = format!("origin: http://{admin}");
-    for headers in [&[][..], &[&own]] {
+    for headers in [&[][..], &[own.as_str()]] {
         let (status, body) = call(admin, headers, "ChatService/Send", &send);
         assert_eq!(status, "200", "{body}");
     }
