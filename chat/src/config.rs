@@ -2,6 +2,7 @@
 
 use crate::access::settings::ACCESS;
 use crate::access::{Access, AccessSettings};
+use crate::port::age::{Age, AgeSettings};
 use crate::rules::Rules;
 use crate::tls::PortSettings;
 use channel_rules::{ChannelRule, ChannelTable};
@@ -204,6 +205,10 @@ pub struct Config {
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
 
+    /// How old a connection may become.
+    #[command(flatten)]
+    pub age: AgeSettings,
+
     /// How long Redis may take to answer a command: 200ms to 10s. A command that takes longer has an unknown outcome
     ///
     /// Without it: 1s. At most a third of --lease, if it is given.
@@ -273,6 +278,8 @@ impl Grouped for Config {
                 "page_rate",
                 "idle_timeout",
                 "answer_timeout",
+                AgeSettings::IDS[0],
+                AgeSettings::IDS[1],
             ],
         ),
         ACCESS,
@@ -392,6 +399,7 @@ impl Config {
             page_rate: self.page_rate(),
             idle_time: self.idle_timeout,
             answer_time: self.answer_timeout,
+            age: self.age.age(),
             allowed_origins: self.allowed_origins.clone(),
             rules: {
                 let rules = Rules::default();
@@ -453,6 +461,8 @@ pub struct Limits {
     pub idle_time: Duration,
     /// How long a caller may take nothing of an answer before its connection is ended.
     pub answer_time: Duration,
+    /// How old a connection may become. `None`: any age.
+    pub age: Option<Age>,
     /// How long calls and streams may take to end after the shutdown was requested.
     pub drain_time: Duration,
     /// The origins of pages whose scripts may call over HTTP. "*" stands for all.
@@ -488,6 +498,7 @@ impl Default for Limits {
             greeting_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(300),
             answer_time: Duration::from_secs(20),
+            age: None,
             drain_time: Duration::from_secs(8),
             allowed_origins: Vec::new(),
             access: Access::default(),

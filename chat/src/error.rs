@@ -80,6 +80,11 @@ pub enum Error {
     /// A watch is ended because this chat ends. Everything up to the places that were told has been given.
     #[error("this chat ends: watch again on another one, from your stored places")]
     ShuttingDown,
+    /// A watch is ended because its connection has become too old. Everything up to the places that were told has been given.
+    #[error(
+        "this connection is older than --max-connection-age: watch again over a new one, from your stored places"
+    )]
+    ConnectionTooOld,
     /// More channels begin with the prefix than one watch may follow.
     #[error(
         "more than {most} channels would be watched: watch them by longer prefixes, with several calls"
@@ -187,6 +192,7 @@ impl Error {
         "RATE_LIMITED",
         "STREAM_IDLE",
         "SHUTTING_DOWN",
+        "CONNECTION_TOO_OLD",
         "PREFIX_TOO_WIDE",
         "TOKEN_MISSING",
         "TOKEN_REFUSED",
@@ -222,6 +228,7 @@ impl Error {
             Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+            Self::ConnectionTooOld => (Code::Unavailable, "CONNECTION_TOO_OLD"),
             Self::PrefixTooWide { .. } => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
             Self::TokenMissing => (Code::Unauthenticated, "TOKEN_MISSING"),
             Self::TokenRefused => (Code::Unauthenticated, "TOKEN_REFUSED"),
@@ -346,9 +353,6 @@ pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
 /// The service could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The gRPC server failed.
-    #[error("the gRPC server failed")]
-    Server(#[from] tonic::transport::Error),
     /// The contracts' descriptors cannot be shown.
     #[error("server reflection failed")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -29,6 +29,7 @@ pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use console::console;
 pub use error::ServeError;
+pub use port::age::Age;
 pub use rules::Rules;
 pub use tls::{Port, PortSettings};
 pub use users::Connectors;
@@ -38,7 +39,7 @@ use access::BearerLayer;
 use api::Api;
 use calls::Calls;
 use channel_store::ChannelStore;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use gateway::Gateway;
 use http::{Request, Response};
 use port::connections::{Connections, Socket, Timeouts};
@@ -52,15 +53,19 @@ use proto::chat::v1::user_service_server::UserServiceServer;
 use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
+use tower::Layer;
 use users::{Nodes, Users};
 use web::{Contract, Transcoded, WebLayer};
 
@@ -156,7 +161,7 @@ pub async fn serve(
         idle: limits.idle_time,
         answer: limits.answer_time,
     };
-    let connections = Connections::new(limits.connections, timeouts);
+    let connections = Connections::new(limits.connections, timeouts, limits.age);
     let gate = GateLayer::new(&limits);
     let bearer = BearerLayer::new(limits.access.clone());
     let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
@@ -181,19 +186,55 @@ pub async fn serve(
         .accept_http1(true)
         .layer(gate)
         .layer(web)
-        .layer(bearer)
-        .serve_with_incoming_shutdown(
-            routes,
-            accept(port.into(), connections),
-            shutdown.requested(),
-        );
+        .layer(bearer);
+    let serving = TaskTracker::new();
+    {
+        let mut accepted = pin!(accept(port.into(), connections));
+        loop {
+            let socket = tokio::select! {
+                biased;
+                () = shutdown.requested() => break,
+                socket = accepted.next() => socket,
+            };
+            let Some(socket) = socket else { break };
+            let server = server.clone();
+            serving.spawn(serve_one(server, routes.clone(), socket, shutdown.clone()));
+        }
+    }
+    serving.close();
     tokio::select! {
-        served = server => served?,
+        () = serving.wait() => {}
         () = drained(&shutdown, limits.drain_time) => {
             tracing::warn!("some calls were not done in time and are broken off");
         }
     }
     Ok(())
+}
+
+/// Serves one connection. When it is retired, or at the shutdown, its caller is told to go elsewhere (GOAWAY), and the calls that are
+/// under way are finished. Each connection has a server of its own, because tonic tells all connections of a server at once.
+async fn serve_one<L>(server: Server<L>, routes: Routes, socket: Socket, shutdown: Shutdown)
+where
+    L: Layer<Routes>,
+    L::Service: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    <L::Service as tower::Service<Request<Body>>>::Future: Send,
+{
+    let caller = socket.caller();
+    // Nothing more comes in. If this stream ended, the server would end at once.
+    let sockets = stream::once(ready(Ok::<_, io::Error>(socket))).chain(stream::pending());
+    let going = async move {
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = caller.retired() => {}
+        }
+    };
+    let served = server.serve_with_incoming_shutdown(routes, sockets, going);
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "a connection could not be served");
+    }
 }
 
 /// Reflection knows the details of errors as well, so that tools can show them.
@@ -205,7 +246,7 @@ fn reflection() -> Builder<'static> {
 }
 
 /// Accepted connections. Errors of single accepts are logged and passed over.
-fn accept(port: Port, connections: Arc<Connections>) -> impl Stream<Item = io::Result<Socket>> {
+fn accept(port: Port, connections: Arc<Connections>) -> impl Stream<Item = Socket> {
     stream::unfold((port, connections), async |(port, connections)| {
         loop {
             let accepted = port.listener.accept().await.and_then(|(stream, peer)| {
@@ -215,7 +256,7 @@ fn accept(port: Port, connections: Arc<Connections>) -> impl Stream<Item = io::R
             });
             match accepted {
                 Ok((stream, peer)) => match connections.admit(stream, peer, port.tls.as_deref()) {
-                    Some(socket) => return Some((Ok(socket), (port, connections))),
+                    Some(socket) => return Some((socket, (port, connections))),
                     None => {
                         metering::connection_refused();
                         tracing::warn!(%peer, "refused a connection, because all other connections have calls under way");

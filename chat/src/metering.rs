@@ -17,13 +17,21 @@ pub(crate) const REAPED: &str = "chat_members_reaped_total";
 pub(crate) const RESTORED: &str = "chat_leases_restored_total";
 const CONNECTIONS: &str = "chat_connections";
 const CONNECTIONS_ENDED: &str = "chat_connections_ended_total";
+const CONNECTIONS_RETIRED: &str = "chat_connections_retired_total";
 const CONNECTIONS_REFUSED: &str = "chat_connections_refused_total";
 const STREAMS_ENDED: &str = "chat_streams_ended_total";
 const WATCHERS: &str = "chat_watchers";
 const WATCHED_CHANNELS: &str = "chat_watched_channels";
 
 /// Why chat ends connections.
-pub(crate) const CONNECTION_ENDS: [&str; 5] = ["silent", "long_head", "idle", "unread", "no_room"];
+pub(crate) const CONNECTION_ENDS: [&str; 6] = [
+    "silent",
+    "long_head",
+    "idle",
+    "unread",
+    "no_room",
+    "too_old",
+];
 
 /// What every chat does for channels.
 const OF_CHANNELS: &[Family] = &[
@@ -75,6 +83,10 @@ const OF_CONNECTIONS: &[Family] = &[
     )
     .by(&[("reason", &CONNECTION_ENDS)]),
     Family::counter(
+        CONNECTIONS_RETIRED,
+        "Connections at the gRPC port whose callers were asked to open another one, because of --max-connection-age",
+    ),
+    Family::counter(
         CONNECTIONS_REFUSED,
         "Connections at the gRPC port that found no place",
     ),
@@ -93,6 +105,10 @@ pub(crate) fn connections(change: f64) {
 /// `reason`: one of [`CONNECTION_ENDS`].
 pub(crate) fn connection_ended(reason: &'static str) {
     counter!(CONNECTIONS_ENDED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn connection_retired() {
+    counter!(CONNECTIONS_RETIRED).increment(1);
 }
 
 pub(crate) fn connection_refused() {

@@ -56,6 +56,21 @@ impl Service {
         wait::eventually(&what, SOON, async || self.readyz().await == Some(200)).await;
     }
 
+    /// The sum of a family of metrics, whatever its labels are.
+    ///
+    /// # Panics
+    /// If the service doesn't answer.
+    pub async fn metric(&self, family: &str) -> f64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("a service serves its metrics").body;
+        let lines = metrics.lines().filter(|line| {
+            let rest = line.strip_prefix(family);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum()
+    }
+
     /// How many client connections a connector or standalone has.
     ///
     /// # Panics

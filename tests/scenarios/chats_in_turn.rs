@@ -1,4 +1,4 @@
-//! Chats die again and again while members send.
+//! Chats die, stop, and retire connections again and again while members send.
 
 use testkit::follower::Notes;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -42,6 +42,62 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
         followers.report()
     );
     assert!(in_flight > 0, "no request was under way");
+    assert_eq!(followers.count(Outcome::Unknown), 0);
+    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_consistent(&history, &[]);
+}
+
+/// Those that stop finish what they have begun, and connectors go on with another chat.
+#[tokio::test]
+async fn chats_stopped_again_and_again_lose_nothing_repeat_nothing_and_keep_the_order() {
+    let stops = if long() { 20 } else { 6 };
+    let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
+    let _permit = plan.permit().await;
+    let redis = Redis::start().await;
+    let mut services = plan.services(&redis.url(), &redis.url()).await;
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
+    for _ in 0..stops {
+        followers.until_each_acknowledged(40).await;
+        let busy = busy(&services.chats).await;
+        let chat = &mut services.chats[busy];
+        chat.terminate();
+        assert!(chat.ended_within(SOON).await.success());
+        followers.until_each_acknowledged(40).await;
+        chat.restart().await;
+        chat.ready().await;
+    }
+    let history = followers
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
+    println!("{stops} stops; {}", followers.report());
+    assert_eq!(followers.count(Outcome::Unknown), 0);
+    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_consistent(&history, &[]);
+}
+
+/// The streams of sends go over to other connections all the time, and from one chat to another and back.
+#[tokio::test]
+async fn streams_whose_connections_become_too_old_move_on_without_loss_repetition_or_reordering() {
+    let each = if long() { 60.0 } else { 8.0 };
+    let flags = [&WHOLE_LOG[..], &["--max-connection-age", "1s"]].concat();
+    let plan = Plan::of(2, 2).alone().chat_flags(&flags);
+    let _permit = plan.permit().await;
+    let redis = Redis::start().await;
+    let services = plan.services(&redis.url(), &redis.url()).await;
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
+    for chat in &services.chats {
+        let is_enough = async || chat.metric("chat_connections_retired_total").await >= each;
+        wait::eventually("connections were retired", 10 * SOON, is_enough).await;
+    }
+    followers.until_each_acknowledged(40).await;
+    let history = followers
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
+    println!("{}; slowest {:?}", followers.report(), followers.slowest());
     assert_eq!(followers.count(Outcome::Unknown), 0);
     assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
     assert_eq!(followers.sum(|notes| notes.disconnected), 0);

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use testkit::chat_api::ChatApi;
+use testkit::long;
 use testkit::pomelo::{Client, SENT};
 use testkit::redis::Redis;
-use testkit::service::Service;
 use testkit::system::Plan;
-use testkit::{http, long};
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -65,18 +64,6 @@ async fn publish(api: ChatApi, stops: Arc<AtomicBool>, said: Arc<AtomicU64>) {
         sent.expect("chat publishes");
         said.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// The sum of a family of metrics, whatever its labels are.
-async fn metric(service: &Service, family: &str) -> f64 {
-    let metrics = http::get(service.admin(), "/metrics").await;
-    let metrics = metrics.expect("a service serves its metrics").body;
-    let lines = metrics.lines().filter(|line| {
-        let rest = line.strip_prefix(family);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-    });
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
 }
 
 /// The ids of all connections to Redis but those of the test.
@@ -152,16 +139,16 @@ async fn a_hundred_readers_of_large_pages_cost_nobody_a_connection_to_redis() {
         "connections to Redis were dropped: {lost:?}"
     );
     for service in [&*system.chats[0], &*system.connectors[0]] {
-        assert_eq!(metric(service, "redis_connections_lost_total").await, 0.0);
+        assert_eq!(service.metric("redis_connections_lost_total").await, 0.0);
     }
     for family in [
         "connector_leases_lost_total",
         "connector_declared_dead_total",
     ] {
-        assert_eq!(metric(&system.connectors[0], family).await, 0.0);
+        assert_eq!(system.connectors[0].metric(family).await, 0.0);
     }
     assert_eq!(
-        metric(&system.chats[0], "chat_connectors_dead_total").await,
+        system.chats[0].metric("chat_connectors_dead_total").await,
         0.0
     );
 }

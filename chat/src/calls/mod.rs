@@ -18,6 +18,7 @@ use channel_store::{
     ChannelName, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Position, Publish,
     Published,
 };
+use futures_util::future::{BoxFuture, FutureExt};
 use proto::chat::v1;
 use runtime::Shutdown;
 use send_stream::{Contract, SendStream};
@@ -102,9 +103,8 @@ impl Calls {
         request: Request<Streaming<C::Request>>,
     ) -> Result<SendStream<C>, Error> {
         let caller = Caller::of(request.extensions());
-        let place = self
-            .streams
-            .enter(caller.as_ref().unwrap_or(&self.in_process))?;
+        let caller = caller.as_ref().unwrap_or(&self.in_process);
+        let place = self.streams.enter(caller)?;
         let permit = Permit::of(request.extensions());
         let requests = request.into_inner();
         let publisher = self.store.publisher()?;
@@ -112,7 +112,7 @@ impl Calls {
             requests,
             publisher,
             self.limits.clone(),
-            self.shutdown.clone(),
+            self.ending(caller),
             permit,
             place,
         ))
@@ -120,8 +120,22 @@ impl Calls {
 
     /// Begins to watch channels, which keeps a place of this caller until it ends.
     pub(crate) fn watch(&self, caller: Option<&Arc<Caller>>, plan: Plan) -> Result<Watcher, Error> {
-        let place = self.watches.enter(caller.unwrap_or(&self.in_process))?;
-        self.watching.watch(plan, place, self.shutdown.clone())
+        let caller = caller.unwrap_or(&self.in_process);
+        let place = self.watches.enter(caller)?;
+        self.watching.watch(plan, place, self.ending(caller))
+    }
+
+    /// Returns once the streams of a caller have to end, with the reason.
+    fn ending(&self, caller: &Arc<Caller>) -> BoxFuture<'static, Error> {
+        let (shutdown, caller) = (self.shutdown.clone(), Arc::clone(caller));
+        let ending = async move {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => Error::ShuttingDown,
+                () = caller.retired() => Error::ConnectionTooOld,
+            }
+        };
+        ending.boxed()
     }
 
     /// `token`: the store's token of the page, `None` for the first one.

@@ -19,7 +19,6 @@ use crate::port::streams::Place;
 use channel_store::{CallSize, ChannelName, Publish, Published, Publisher, StoreError};
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
 use futures_util::stream::{Stream, StreamExt};
-use runtime::Shutdown;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,7 +60,8 @@ pub(crate) struct SendStream<C: Contract> {
     requests: Streaming<C::Request>,
     publisher: Arc<dyn Publisher>,
     limits: Limits,
-    shutdown: BoxFuture<'static, ()>,
+    /// Ready once nothing more may be read.
+    ending: BoxFuture<'static, Error>,
     permit: Permit,
     /// Ready once the caller's token is not valid any more.
     revoked: BoxFuture<'static, ()>,
@@ -133,7 +133,7 @@ impl<C: Contract> SendStream<C> {
         requests: Streaming<C::Request>,
         publisher: Arc<dyn Publisher>,
         limits: Limits,
-        shutdown: Shutdown,
+        ending: BoxFuture<'static, Error>,
         permit: Permit,
         place: Place,
     ) -> Self {
@@ -141,7 +141,7 @@ impl<C: Contract> SendStream<C> {
             requests,
             publisher,
             limits,
-            shutdown: async move { shutdown.requested().await }.boxed(),
+            ending,
             revoked: permit.revoked().boxed(),
             permit,
             waiting: VecDeque::new(),
@@ -201,7 +201,8 @@ impl<C: Contract> SendStream<C> {
         if self.end.is_some() {
             return false;
         }
-        if self.shutdown.poll_unpin(cx).is_ready() {
+        // What was read is answered. The caller sends the rest again, over another connection.
+        if self.ending.poll_unpin(cx).is_ready() {
             self.end = Some(Ok(()));
             return false;
         }

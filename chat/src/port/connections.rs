@@ -2,9 +2,10 @@
 //!
 //! A connection costs a file descriptor and memory, and its other end may be silent, slow or hostile. So their number is
 //! bounded, and chat ends a connection that never speaks HTTP/2 and makes no request in HTTP/1.1 either, that makes no call for a
-//! long time, or that does not take an answer. If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
+//! long time, that does not take an answer, or that has become too old ([`super::age`]). If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
 //! whose connection was ended connects again.
 
+use super::age::{Age, Retirement};
 use super::share::Holding;
 use super::stream::Stream;
 use super::version::Version;
@@ -59,17 +60,20 @@ enum End {
     Unread,
     /// Another connection needed the room.
     NoRoom,
+    /// It was retired, and still had calls when the grace was over.
+    TooOld,
 }
 
 impl End {
     fn label(self) -> &'static str {
-        let [silent, long_head, idle, unread, no_room] = metering::CONNECTION_ENDS;
+        let [silent, long_head, idle, unread, no_room, too_old] = metering::CONNECTION_ENDS;
         match self {
             Self::Silent => silent,
             Self::LongHead => long_head,
             Self::Idle => idle,
             Self::Unread => unread,
             Self::NoRoom => no_room,
+            Self::TooOld => too_old,
         }
     }
 }
@@ -82,6 +86,9 @@ impl fmt::Display for End {
             Self::Idle => "it had no call for long",
             Self::Unread => "it did not take an answer in time",
             Self::NoRoom => "another connection needed its place",
+            Self::TooOld => {
+                "it was older than --max-connection-age, and had calls for longer than the grace"
+            }
         })
     }
 }
@@ -90,6 +97,7 @@ impl fmt::Display for End {
 pub(crate) struct Connections {
     most: usize,
     timeouts: Timeouts,
+    age: Option<Age>,
     next: AtomicU64,
     present: Mutex<BTreeMap<u64, Arc<Caller>>>,
 }
@@ -111,6 +119,9 @@ pub(crate) struct Caller {
     pub(crate) pages: Mutex<Pace>,
     state: Mutex<State>,
     no_room: CancellationToken,
+    retirement: Option<Retirement>,
+    /// Set when the connection is retired, and when it is over.
+    retired: CancellationToken,
 }
 
 struct State {
@@ -125,10 +136,11 @@ struct State {
 }
 
 impl Connections {
-    pub(crate) fn new(most: usize, timeouts: Timeouts) -> Arc<Self> {
+    pub(crate) fn new(most: usize, timeouts: Timeouts, age: Option<Age>) -> Arc<Self> {
         Arc::new(Self {
             most: most.max(1),
             timeouts,
+            age,
             next: AtomicU64::new(0),
             present: Mutex::default(),
         })
@@ -141,7 +153,7 @@ impl Connections {
         peer: SocketAddr,
         tls: Option<&ServerTls>,
     ) -> Option<Socket> {
-        let caller = Caller::new(Some(peer));
+        let caller = Caller::new(Some(peer), self.age.map(Age::begin));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         {
             let mut present = self.present.lock();
@@ -175,7 +187,7 @@ impl Connections {
 }
 
 impl Caller {
-    fn new(peer: Option<SocketAddr>) -> Arc<Self> {
+    fn new(peer: Option<SocketAddr>, retirement: Option<Retirement>) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             peer,
@@ -196,6 +208,8 @@ impl Caller {
                 numbers: 0,
             }),
             no_room: CancellationToken::new(),
+            retirement,
+            retired: CancellationToken::new(),
         })
     }
 
@@ -206,7 +220,7 @@ impl Caller {
 
     /// A caller in the same process.
     pub(crate) fn in_process() -> Arc<Self> {
-        Self::new(None)
+        Self::new(None, None)
     }
 
     /// The caller of a request with these extensions. `None` if it comes without a connection.
@@ -252,12 +266,23 @@ impl Caller {
         }
     }
 
+    /// Returns once the caller is asked to open another connection. Nothing that could last for ever may go on over this one.
+    pub(crate) async fn retired(&self) {
+        self.retired.cancelled().await;
+    }
+
     fn has_call(&self) -> bool {
         self.state.lock().open > 0
     }
 
+    /// Retires the connection when it is too old. Returns why it is to be ended now, if it is.
     fn end(&self, timeouts: &Timeouts, version: &Version) -> Option<End> {
         let now = Instant::now();
+        let is_old = self.retirement.is_some_and(|it| it.at <= now);
+        if is_old && !self.retired.is_cancelled() {
+            metering::connection_retired();
+            self.retired.cancel();
+        }
         let state = self.state.lock();
         let is_greeted = match version {
             Version::Unknown { .. } => false,
@@ -271,6 +296,8 @@ impl Caller {
             Some(End::Idle)
         } else if state.untaken.values().any(unread) {
             Some(End::Unread)
+        } else if self.retirement.is_some_and(|it| it.end <= now) {
+            Some(End::TooOld)
         } else {
             None
         }
@@ -353,6 +380,11 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// Who is at the other end.
+    pub(crate) fn caller(&self) -> Arc<Caller> {
+        Arc::clone(&self.caller)
+    }
+
     fn finish(&mut self, end: End) {
         self.end = Some(end);
         metering::connection_ended(end.label());
@@ -364,6 +396,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        self.caller.retired.cancel();
         self.connections.present.lock().remove(&self.id);
         metering::connections(-1.0);
     }

@@ -3,6 +3,7 @@
 //! A request comes from a connection ([`connections`]) through the gate ([`gate`]) and, if it is for one of chat's own services,
 //! is counted ([`measure`]) and bounded ([`guard`]) before its method runs.
 
+pub(crate) mod age;
 pub(crate) mod connections;
 pub(crate) mod ending;
 pub(crate) mod gate;

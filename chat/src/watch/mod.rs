@@ -25,10 +25,10 @@ use crate::port::share::{Share, Taken};
 use channel_store::follow::Confirmed;
 use channel_store::{ChannelName, FeedConnection, FeedSink, Publication, WatchFeed};
 use channels::Channels;
+use futures_util::future::BoxFuture;
 use looks::Unconfirmed;
 use parking_lot::Mutex;
 use prefix::{Ears, hear};
-use runtime::Shutdown;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
@@ -92,7 +92,7 @@ impl Watching {
         &self,
         plan: Plan,
         place: WatchPlace,
-        shutdown: Shutdown,
+        ending: BoxFuture<'static, Error>,
     ) -> Result<Watcher, Error> {
         let feed = self.channels.feed()?;
         let ear = plan.prefix.clone().map(|prefix| {
@@ -104,7 +104,7 @@ impl Watching {
             drop(hearing);
             self.ears.add(prefix)
         });
-        Watcher::begin(Arc::clone(&self.channels), plan, ear, place, shutdown)
+        Watcher::begin(Arc::clone(&self.channels), plan, ear, place, ending)
     }
 }
 

@@ -7,7 +7,10 @@ use channel_store::{
     Births, ChannelFeed, ChannelStore, Continuity, Head, LogPage, Look, Membership, NotedPage,
     Payload, Position, Publish, Route, Since, StoreError, StoreOptions, User, UserId,
 };
+use futures_util::future::FutureExt;
+use runtime::Shutdown;
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::watch;
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -150,7 +153,12 @@ impl Chat {
 
     fn watch(&self, plan: Plan) -> Watched {
         let place = self.places.enter(&Caller::in_process()).unwrap();
-        let watcher = self.watching.watch(plan, place, self.shutdown.clone());
+        let shutdown = self.shutdown.clone();
+        let ending = async move {
+            shutdown.requested().await;
+            Error::ShuttingDown
+        };
+        let watcher = self.watching.watch(plan, place, ending.boxed());
         Watched {
             watcher: watcher.unwrap(),
             places: BTreeMap::new(),
@@ -323,7 +331,9 @@ async fn one_watch_may_follow_a_bounded_number_of_channels() {
     };
     let watch = |channels| {
         let place = chat.places.enter(&Caller::in_process()).unwrap();
-        let begun = chat.watching.watch(plan(channels), place, Shutdown::new());
+        let begun = chat
+            .watching
+            .watch(plan(channels), place, pending().boxed());
         begun.map(drop)
     };
     assert_eq!(watch(MOST), Ok(()));
@@ -710,19 +720,18 @@ async fn routes_that_were_not_asked_for_are_passed_over_and_count_as_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_ends_when_chat_ends() {
+async fn a_watch_that_has_to_end_tells_its_places_first() {
     let (store, chat) = store();
     let mut watched = chat.watch(named(&[("4", Begin::Now)]));
     watched.all(2).await;
-    publish(&store, "4", 1).await;
+    let last = publish(&store, "4", 1).await;
+    assert_eq!(watched.told().await, "4 1 1");
     chat.shutdown.request();
-    let ended = loop {
-        match watched.watcher.next().await.unwrap() {
-            Ok(_) => {}
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(ended, Error::ShuttingDown);
+    let place = (name("4"), last);
+    let told = watched.watcher.next().await.unwrap();
+    assert_eq!(told, Ok(Event::Progress(vec![place])), "where it goes on");
+    let ended = watched.watcher.next().await.unwrap();
+    assert_eq!(ended, Err(Error::ShuttingDown));
     assert_eq!(watched.watcher.next().await.transpose(), Ok(None));
 }
 

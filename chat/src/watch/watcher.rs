@@ -15,7 +15,7 @@ use channel_store::{
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use runtime::{Backoff, Shutdown};
+use runtime::Backoff;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,10 @@ pub(crate) struct Watcher {
     unfollowed: usize,
     began: Instant,
     away_since: Option<Instant>,
-    shutdown: BoxFuture<'static, ()>,
+    /// Ready once the watch has to end, with the reason.
+    ending: BoxFuture<'static, Error>,
+    /// Why it ends as soon as the last places are given.
+    last: Option<Error>,
     is_over: bool,
     _place: WatchPlace,
 }
@@ -148,7 +151,7 @@ impl Watcher {
         plan: Plan,
         ear: Option<Ear>,
         place: WatchPlace,
-        shutdown: Shutdown,
+        ending: BoxFuture<'static, Error>,
     ) -> Result<Self, Error> {
         let now = Instant::now();
         let mut watcher = Self {
@@ -174,7 +177,8 @@ impl Watcher {
             unfollowed: 0,
             began: now,
             away_since: None,
-            shutdown: async move { shutdown.requested().await }.boxed(),
+            ending,
+            last: None,
             is_over: false,
             _place: place,
         };
@@ -192,6 +196,10 @@ impl Watcher {
             }
             if self.is_over {
                 return None;
+            }
+            if let Some(reason) = self.last.take() {
+                self.is_over = true;
+                return Some(Err(reason));
             }
             if let Err(error) = self.step().await {
                 self.is_over = true;
@@ -227,7 +235,11 @@ impl Watcher {
         }
         tokio::select! {
             biased;
-            () = &mut self.shutdown => return Err(Error::ShuttingDown),
+            reason = &mut self.ending => {
+                // The caller goes on from here. Otherwise it would be given again what came after the places that it knows.
+                self.tell_places();
+                self.last = Some(reason);
+            }
             Some((key, page)) = self.reads.next() => self.take_page(key, page),
             page = noted(self.reading.as_mut()) => self.take_names(page)?,
             birth = heard(self.ear.as_ref()) => self.take_birth(birth)?,
@@ -253,6 +265,11 @@ impl Watcher {
         if self.reread_at.is_some_and(|at| at <= now) && self.reading.is_none() {
             self.read_directory();
         }
+        self.tell_places();
+        Ok(())
+    }
+
+    fn tell_places(&mut self) {
         let moved = std::mem::take(&mut self.moved);
         let places = moved.into_iter().filter_map(|key| {
             let cursor = self.cursors.get(&key)?;
@@ -262,7 +279,6 @@ impl Watcher {
         for some in places.chunks(PLACES) {
             self.outgoing.push_back(Event::Progress(some.to_vec()));
         }
-        Ok(())
     }
 
     /// Begins to watch a channel, unless it is watched already.

@@ -5,6 +5,7 @@
 )]
 
 mod access;
+mod ages;
 mod audit;
 mod calls;
 mod console;

@@ -63,7 +63,7 @@ async fn the_names_in_the_certificate_of_a_caller_are_in_the_extensions_of_its_r
     let stream = TcpStream::connect(listener.local_addr().unwrap());
     let (stream, accepted) = tokio::join!(stream, listener.accept());
     let (accepted, peer) = accepted.unwrap();
-    let connections = Connections::new(1, TIMEOUTS);
+    let connections = Connections::new(1, TIMEOUTS, None);
     let mut socket = connections.admit(accepted, peer, Some(&tls)).unwrap();
     let caller = socket.connect_info();
     assert_eq!(caller.certificate(), None);
@@ -105,7 +105,7 @@ async fn a_handshake_that_does_not_go_on_ends_with_the_time_for_a_greeting() {
     let stream = TcpStream::connect(listener.local_addr().unwrap());
     let (stream, accepted) = tokio::join!(stream, listener.accept());
     let (accepted, peer) = accepted.unwrap();
-    let connections = Connections::new(1, TIMEOUTS);
+    let connections = Connections::new(1, TIMEOUTS, None);
     let mut socket = connections.admit(accepted, peer, Some(&tls)).unwrap();
     let mut stream = stream.unwrap();
     stream.write_all(&[22, 3, 1, 1, 0]).await.unwrap();
