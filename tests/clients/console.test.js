@@ -69,7 +69,7 @@ async function open(options = {}) {
 
 async function enter(on, token) {
   await on.getByRole('button', { name: 'Token' }).click();
-  await on.getByLabel('Token', { exact: true }).fill(token);
+  await on.getByRole('textbox', { name: 'Token' }).fill(token);
   await Promise.all([on.waitForNavigation(), on.getByRole('button', { name: 'Use it' }).click()]);
 }
 
