@@ -18,6 +18,7 @@ mod gateway;
 mod metering;
 mod port;
 mod rules;
+pub mod store_settings;
 mod tls;
 mod users;
 mod watch;
