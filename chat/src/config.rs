@@ -4,6 +4,7 @@ use crate::access::settings::ACCESS;
 use crate::access::{Access, AccessSettings};
 use crate::port::age::{Age, AgeSettings};
 use crate::rules::Rules;
+use crate::store_settings::StoreSettings;
 use crate::tls::PortSettings;
 use channel_rules::{ChannelRule, ChannelTable};
 use channel_store::body::LARGEST_BODY;
@@ -83,6 +84,10 @@ pub struct Config {
     /// 1
     #[arg(long, default_value_t = 0.5, value_parser = share)]
     pub ready_slots: f64,
+
+    /// What its servers may cost.
+    #[command(flatten)]
+    pub servers: StoreSettings,
 
     /// The beginning of every key, so that several systems can share one Redis
     #[arg(long, default_value = "gc", value_parser = prefix)]
@@ -248,6 +253,7 @@ impl Grouped for Config {
                 "redis_ca",
                 "redis_timeout",
                 "ack_replicas",
+                "store.memory_budget",
                 "prefix",
                 "ready_slots",
             ],

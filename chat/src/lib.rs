@@ -19,6 +19,7 @@ mod gateway;
 mod metering;
 mod port;
 mod rules;
+pub mod store_settings;
 mod tls;
 mod users;
 mod watch;

@@ -43,8 +43,11 @@ async fn start(
     tracing::info!(%address, "listening");
     config.doors.report(&config.door(address));
     tracing::info!(address = %admin.local_addr()?, "admin listening");
-    let readiness = Readiness::new();
-    readiness.follow_telling("redis", store.available(), store.why_unavailable());
+    let readiness = Readiness::until(&shutdown);
+    let servers = store.watch_servers(config.servers.memory_budget);
+    let (unavailable, full) = (store.why_unavailable(), servers.troubles());
+    let troubles = move || unavailable().or_else(&full);
+    readiness.follow_telling("redis", store.available(), troubles);
     let writes = store.watch_writes();
     readiness.follow_telling("publish", writes.works(), writes.reason());
 

@@ -2,7 +2,7 @@
 
 use crate::dial::{ALPN, is_encrypted};
 use http::Uri;
-use runtime::tls::{ClientFiles, ClientTls, TlsError};
+use runtime::tls::{Called, ClientFiles, ClientTls, TlsError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,7 +68,9 @@ impl ChatTls {
     /// [`TlsError`] if the files can't be used.
     pub fn begin(&self, uris: &[Uri]) -> Result<Option<Arc<ClientTls>>, TlsError> {
         let files = self.files(uris)?;
-        files.map(|files| ClientTls::begin(files, ALPN)).transpose()
+        files
+            .map(|files| ClientTls::begin_to(Called::Chat, files, ALPN))
+            .transpose()
     }
 }
 
@@ -89,7 +91,9 @@ impl RouteTls {
     /// TLS for calls to handlers, if one of their addresses asks for that. Needs a tokio runtime.
     pub(crate) fn begin(&self, uris: &[Uri]) -> Result<Option<Arc<ClientTls>>, TlsError> {
         let files = self.files(uris)?;
-        files.map(|files| ClientTls::begin(files, ALPN)).transpose()
+        files
+            .map(|files| ClientTls::begin_to(Called::Routes, files, ALPN))
+            .transpose()
     }
 }
 

@@ -47,14 +47,15 @@ use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
-use limits::Limits;
+use limits::{Limits, QueueLimits};
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
+use metering::Now;
 use routes::Routes;
 use runtime::config::Reloading;
 use runtime::listen::Listener;
 use runtime::tls::{ServerTls, TlsError};
-use runtime::{Readiness, Shutdown};
+use runtime::{Metrics, Readiness, Shutdown};
 use session::{Services, Terms};
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +218,11 @@ impl Connector {
             are_strangers,
         };
         adjustable.set(&settings);
+        let _observing = {
+            let (services, limits) = (Arc::clone(&services), Arc::clone(&limits));
+            let queues = Arc::clone(&adjustable.queues);
+            Metrics::install().observe(move || now(&services, &limits, &queues).tell())
+        };
         let (origins, addresses) = (
             Arc::clone(&adjustable.origins),
             Arc::clone(&adjustable.addresses),
@@ -290,5 +296,19 @@ impl Connector {
         }
         drop(keeping);
         services.lease.end(services.leaves.grace()).await;
+    }
+}
+
+/// What there is now.
+fn now(services: &Services, limits: &Limits, queues: &QueueLimits) -> Now {
+    let (pending_leaves, lingering) = services.leaves.counts();
+    Now {
+        sessions: services.lease.sessions(),
+        channels: services.hub.followed(),
+        queued: queues.queued(),
+        queue_limit: queues.process(),
+        connection_limit: limits.connections(),
+        pending_leaves,
+        lingering,
     }
 }

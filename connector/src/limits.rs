@@ -301,6 +301,11 @@ impl Limits {
         self.opening.most.store(half_open, Ordering::Relaxed);
     }
 
+    /// The most connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.bounds.read().connections
+    }
+
     /// Takes a place for one more connection. `None` if all places are taken.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<ConnectionPermit> {
         take(&self.open, self.bounds.read().connections).then(|| ConnectionPermit(Arc::clone(self)))

@@ -60,7 +60,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let connector = Connector::new(id, lease, &config.clients, hub, store, chat, routes)?;
     let connector = connector.with_tls()?;
 
-    let readiness = Readiness::new();
+    let readiness = Readiness::until(&shutdown);
     let available = channel_store::ChannelFeed::available(&*feed);
     readiness.follow_telling("redis", available, feed.why_unavailable());
     connector.report_to(&readiness);

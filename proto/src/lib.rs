@@ -1,8 +1,9 @@
 //! The contracts, compiled: `chat.v1` for back ends and `connector.v1` for connectors, which chat serves, and `route.v1`
 //! and `access.v1`, which operators implement.
 //!
-//! Nothing else lives here but the conversion of times and of JSON objects, so a program that calls chat needs this crate alone.
+//! Nothing else lives here but the names of status codes and the conversion of times and of JSON objects, so a program that calls chat needs this crate alone.
 
+pub mod codes;
 pub mod json;
 pub mod time;
 

@@ -9,12 +9,12 @@ mod hosts;
 pub use axum::Router;
 pub use hosts::AdminSettings;
 
+use crate::exporter::Metrics;
 use crate::lifecycle::Shutdown;
 use crate::readiness::Readiness;
-use crate::telemetry::Metrics;
 use axum::Extension;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
+const JSON: &str = "application/json";
 const CONNECTIONS: usize = 64;
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
 /// How long the head of a request may take, counted from the connection.
@@ -112,15 +113,32 @@ async fn check(
     }
 }
 
-async fn readyz(State(health): State<Health>) -> impl IntoResponse {
-    let draining = health.shutdown.is_requested();
-    let (is_ready, text) = health.readiness.describe(draining);
-    let status = if is_ready {
+/// As JSON for those who ask for it, by `Accept` or by `?format=json`, and otherwise as text.
+async fn readyz(
+    State(health): State<Health>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let report = health.readiness.describe(health.shutdown.is_requested());
+    let status = if report.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, text)
+    let accepts = headers.get_all(header::ACCEPT).into_iter();
+    let mut accepts = accepts.filter_map(|it| it.to_str().ok());
+    let asks = query.is_some_and(|it| it.split('&').any(|it| it == "format=json"))
+        || accepts.any(|it| it.contains(JSON));
+    if !asks {
+        return (status, report.to_string()).into_response();
+    }
+    match serde_json::to_string(&report) {
+        Ok(json) => (status, [(header::CONTENT_TYPE, JSON)], json + "\n").into_response(),
+        Err(error) => {
+            tracing::error!(%error, "admin: the report can't be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {
@@ -186,6 +204,28 @@ mod tests {
 
         assert_eq!(request(address, "/livez").await, (OK.into(), "ok\n".into()));
         assert_eq!(request(address, "/else").await.0, "HTTP/1.1 404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn readyz_answers_in_json_if_it_is_asked_for() {
+        let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
+        let (_redis, state) = watch::channel(true);
+        readiness.follow("redis", state);
+        let address = start(readiness, shutdown.clone()).await;
+        let json = r#"{"ready":true,"draining":false,"conditions":[{"name":"redis","ready":true,"reason":null}]}"#;
+        let expected = (OK.to_owned(), format!("{json}\n"));
+        assert_eq!(request(address, "/readyz?format=json").await, expected);
+        let accept = "Host: admin\r\nAccept: text/html, application/json;q=0.9\r\n";
+        assert_eq!(request_with(address, "/readyz", accept).await, expected);
+        let text = (OK.to_owned(), "redis: ok\n".to_owned());
+        for accept in ["*/*", "text/plain"] {
+            let accept = format!("Host: admin\r\nAccept: {accept}\r\n");
+            assert_eq!(request_with(address, "/readyz", &accept).await, text);
+        }
+        shutdown.request();
+        let (status, body) = request(address, "/readyz?format=json").await;
+        assert_eq!(status, UNAVAILABLE);
+        assert!(body.contains(r#""draining":true"#), "{body}");
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod descriptors;
 pub mod doors;
+pub mod exporter;
 pub mod families;
 pub mod files;
 pub mod huge_pages;
@@ -27,6 +28,7 @@ pub mod telemetry;
 pub mod tls;
 
 pub use backoff::Backoff;
+pub use exporter::Metrics;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
-pub use telemetry::{AUDIT, LogFormat, LogSettings, Metrics};
+pub use telemetry::{AUDIT, LogFormat, LogSettings};

@@ -1,6 +1,8 @@
 //! The life of a process until its exit code: the tokio runtime, signals, and the drain with its deadline.
 
-use crate::telemetry::{LogFormat, Metrics, log_format, report_all_held_back};
+use crate::exporter::Metrics;
+use crate::telemetry::{LogFormat, keep_reporting, log_format, report_all_held_back};
+use crate::tls::expiry;
 use crate::{descriptors, huge_pages};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -108,7 +110,9 @@ where
         })
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            runtime.spawn(Metrics::install().upkeep());
+            Metrics::install().name_service(name);
+            expiry::register_all();
+            runtime.spawn(keep_reporting());
             let outcome = runtime.block_on(service(shutdown));
             // Tasks that are left have had their time, and blocking threads must not delay the exit.
             runtime.shutdown_background();

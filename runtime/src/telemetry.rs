@@ -1,11 +1,9 @@
-//! Logs and metrics.
+//! Logs.
 //!
-//! Logs go to stderr, as text or as one JSON object a line. `RUST_LOG` says how much is logged. Each event is one line,
-//! whatever it contains, and a line that comes too often is held back. Metrics go to one recorder of the process, which
-//! renders them for Prometheus.
+//! They go to stderr, as text or as one JSON object a line. `RUST_LOG` says how much is logged. Each event is one line,
+//! whatever it contains, and a line that comes too often is held back.
 
 use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -148,90 +146,18 @@ fn report_held_back(now: Instant) {
     }
 }
 
-/// The buckets of families whose names end with `_seconds`: from a quarter of a millisecond to the longest time that a
-/// call may take.
-const SECONDS: [f64; 13] = [
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-];
-/// The buckets of families whose names end with `_size`: a count of things in one batch.
-const SIZES: [f64; 11] = [
-    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
-];
-
-/// The process's metrics.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    handle: PrometheusHandle,
-}
-
-impl Metrics {
-    /// The recorder of this process. The first call installs it, and what was measured before is lost.
-    ///
-    /// Somebody has to call [`Metrics::upkeep`]; [`crate::lifecycle::run`] does.
-    pub fn install() -> Self {
-        static INSTALLED: OnceLock<Metrics> = OnceLock::new();
-        INSTALLED
-            .get_or_init(|| {
-                let recorder = builder()
-                    .unwrap_or_else(|error| {
-                        tracing::warn!(%error, "histograms have the exporter's default buckets");
-                        PrometheusBuilder::new()
-                    })
-                    .build_recorder();
-                let handle = recorder.handle();
-                if metrics::set_global_recorder(recorder).is_err() {
-                    tracing::warn!("another recorder was installed before: /metrics stays empty");
-                }
-                Self { handle }
-            })
-            .clone()
+/// Reports what the log has held back, again and again. Never returns.
+pub(crate) async fn keep_reporting() {
+    let mut interval = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        interval.tick().await;
+        report_held_back(Instant::now());
     }
-
-    /// All metrics in Prometheus' text form.
-    #[must_use]
-    pub fn render(&self) -> String {
-        self.handle.render()
-    }
-
-    /// Sorts what was measured into its buckets, again and again. Otherwise samples would pile up until somebody
-    /// scrapes. It also reports what the log has held back.
-    pub async fn upkeep(self) {
-        let mut interval = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            interval.tick().await;
-            self.handle.run_upkeep();
-            report_held_back(Instant::now());
-        }
-    }
-}
-
-fn builder() -> Result<PrometheusBuilder, BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_size".into()), &SIZES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn histograms_are_rendered_with_buckets_that_fit_their_unit() {
-        Metrics::install();
-        metrics::counter!("telemetry_test_total").increment(3);
-        metrics::histogram!("telemetry_test_seconds").record(0.004);
-        metrics::histogram!("telemetry_test_size").record(100.0);
-        let text = Metrics::install().render();
-        assert!(text.contains("telemetry_test_total 3"), "{text}");
-        assert!(
-            text.contains("telemetry_test_seconds_bucket{le=\"0.005\"} 1"),
-            "{text}"
-        );
-        assert!(
-            text.contains("telemetry_test_size_bucket{le=\"128\"} 1"),
-            "{text}"
-        );
-    }
 
     #[test]
     fn libraries_log_little_unless_they_are_named() {

@@ -255,7 +255,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let service = service.map_err(TransportError::new);
     let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
 
-    let readiness = Readiness::new();
+    let readiness = Readiness::until(&shutdown);
     readiness.follow("store", feed.available());
     let parts = Store {
         feed,

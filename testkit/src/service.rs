@@ -78,9 +78,7 @@ impl Service {
     pub async fn connections(&self) -> u64 {
         let metrics = http::get(self.admin(), "/metrics").await;
         let metrics = metrics.expect("the connector serves its metrics").body;
-        let mut lines = metrics.lines();
-        let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
-        count.map_or(0, |count| count.parse().expect("a number"))
+        connections_in(&metrics)
     }
 
     /// The present status of `/readyz`.
@@ -371,4 +369,20 @@ impl Standalone {
     pub fn grpc(&self) -> SocketAddr {
         self.bound[GRPC.1]
     }
+}
+
+/// The connections of clients that a connector's metrics tell, over all protocols and transports.
+///
+/// # Panics
+/// If one is no number.
+#[must_use]
+pub fn connections_in(metrics: &str) -> u64 {
+    let series = metrics.lines();
+    let series = series.filter_map(|line| {
+        line.strip_prefix("connector_connections{")?
+            .rsplit_once(' ')
+    });
+    series
+        .map(|(_, count)| count.parse::<u64>().expect("a number"))
+        .sum()
 }

@@ -7,6 +7,7 @@ use rcgen::{
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -112,7 +113,20 @@ impl Authority {
     /// The same.
     #[must_use]
     pub fn issue_for(&self, common_name: &str, names: &[&str]) -> Identity {
-        let (certificate, key) = self.sign(common_name, names);
+        self.write(common_name, self.sign(common_name, names, None))
+    }
+
+    /// The same as [`issue`](Self::issue), for a certificate that ends at this time.
+    ///
+    /// # Panics
+    /// The same.
+    #[must_use]
+    pub fn issue_until(&self, common_name: &str, end: SystemTime) -> Identity {
+        let names = ["127.0.0.1", "localhost"];
+        self.write(common_name, self.sign(common_name, &names, Some(end)))
+    }
+
+    fn write(&self, common_name: &str, (certificate, key): (Certificate, KeyPair)) -> Identity {
         let identity = Identity {
             certificate: self.file(&format!("{common_name}.pem")),
             key: self.file(&format!("{common_name}.key")),
@@ -122,7 +136,12 @@ impl Authority {
         identity
     }
 
-    fn sign(&self, common_name: &str, names: &[&str]) -> (Certificate, KeyPair) {
+    fn sign(
+        &self,
+        common_name: &str,
+        names: &[&str],
+        end: Option<SystemTime>,
+    ) -> (Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut parameters = CertificateParams::new(names).expect("names");
         parameters
@@ -132,6 +151,9 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        if let Some(end) = end {
+            parameters.not_after = end.into();
+        }
         let key = KeyPair::generate().expect("a key");
         let signed = parameters.signed_by(&key, &self.issuer);
         (signed.expect("a certificate"), key)
@@ -197,7 +219,7 @@ impl Authority {
     /// # Panics
     /// If there is no free port.
     pub async fn terminate(&self, to: SocketAddr) -> (SocketAddr, JoinSet<()>) {
-        let (certificate, key) = self.sign("proxy", &["127.0.0.1", "localhost"]);
+        let (certificate, key) = self.sign("proxy", &["127.0.0.1", "localhost"], None);
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

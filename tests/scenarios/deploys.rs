@@ -7,6 +7,7 @@ use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
 use testkit::pomelo::{SEND, SENT, left};
 use testkit::redis::Redis;
+use testkit::service::connections_in;
 use testkit::system::Plan;
 use testkit::{SOON, http, long, wait};
 use tokio::time::Instant;
@@ -17,8 +18,7 @@ const END: Duration = Duration::from_secs(30);
 /// The number of connections that a connector says it has. `None`: it does not answer any more.
 async fn connections(admin: SocketAddr) -> Option<u64> {
     let metrics = http::get(admin, "/metrics").await?;
-    let mut lines = metrics.body.lines();
-    lines.find_map(|it| it.strip_prefix("connector_connections ")?.parse().ok())
+    Some(connections_in(&metrics.body))
 }
 
 /// Looks at the connections of a connector until it has none, or does not answer. Returns what was seen, and when.

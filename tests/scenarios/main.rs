@@ -49,6 +49,7 @@ mod load_generator;
 mod login_policies;
 mod login_storm;
 mod membership_faults;
+mod monitoring;
 mod moving_clients;
 mod one_order;
 mod operators;

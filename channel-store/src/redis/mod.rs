@@ -26,17 +26,19 @@ mod publish;
 mod restrictions;
 mod run;
 mod scripts;
+mod servers;
 mod store;
 mod summaries;
 
 pub use feed::RedisFeed;
 pub use net::{OpenError, SchemaMismatch};
 pub use probe::WriteWatch;
+pub use servers::ServerWatch;
 pub use store::RedisStore;
 
 use crate::options::StoreOptions;
 use keys::{Keys, SCHEMA_VERSION};
-use net::{Dialer, Location, NodesOptions, Schema};
+use net::{Dialer, Location, Measures, NodesOptions, Schema};
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,11 +54,13 @@ pub fn check_url(url: &str, certificates: Option<&Path>) -> Result<(), OpenError
 
 /// How to connect to the servers. `publisher_connections`: how many connections to each node publishers have for themselves.
 fn nodes_options(options: &StoreOptions, publisher_connections: usize) -> NodesOptions<'_> {
+    let scripts: Vec<_> = scripts::SCRIPTS.named().collect();
     NodesOptions {
+        measures: Measures::new(&scripts),
         schema: Schema {
             key: Keys::new(&options.prefix).schema().to_string(),
             version: SCHEMA_VERSION,
-            scripts: scripts::SCRIPTS.all().collect(),
+            scripts: scripts.into_iter().map(|(_, script)| script).collect(),
         },
         certificates: options.redis_ca.as_deref(),
         answer_time: options.redis_timeout,

@@ -25,9 +25,9 @@ macro_rules! scripts {
         });
 
         impl Scripts {
-            /// Every script.
-            pub(super) fn all(&self) -> impl Iterator<Item = &Script> {
-                [$(&self.$name),+].into_iter()
+            /// Every script, with its name.
+            pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Script)> {
+                [$((stringify!($name), &self.$name)),+].into_iter()
             }
         }
     };

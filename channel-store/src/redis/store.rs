@@ -13,6 +13,7 @@ use super::net::{Nodes, OpenError, Pinned};
 use super::probe::{Prober, WriteWatch};
 use super::publish::{Publishing, RedisPublisher, Replicas};
 use super::restrictions::restrict;
+use super::servers::ServerWatch;
 use super::summaries::{Seen, Summaries};
 use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
@@ -145,6 +146,12 @@ impl RedisStore {
     #[must_use]
     pub fn watch_writes(&self) -> WriteWatch {
         WriteWatch::begin(self.prober.clone())
+    }
+
+    /// Begins to watch the memory and the replicas of the servers. `budget`: the bytes of memory that each of them should use at most.
+    #[must_use]
+    pub fn watch_servers(&self, budget: Option<u64>) -> ServerWatch {
+        ServerWatch::begin(self.nodes.clone(), budget, self.replicas.count)
     }
 
     /// A function that says which servers can't be used and why. It answers `None` if all of them can be used. It keeps no

@@ -7,9 +7,9 @@ use super::tokens::Token;
 use crate::error::Error;
 use crate::port::ending::follow;
 use crate::port::gate::{Protocol, protocol};
-use crate::port::measure::code_name;
 use http::{HeaderMap, Response};
 use parking_lot::Mutex;
+use proto::codes;
 use runtime::tls::ClientCertificate;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -121,7 +121,7 @@ pub(super) fn refused_stranger(
         method,
         certificate = certificate.and_then(|it| it.names().next()).map(excerpt),
         peer = peer.map(tracing::field::display),
-        code = code_name(code),
+        code = codes::name(code),
         reason,
         "refused"
     );
@@ -178,7 +178,7 @@ impl Drop for Audited {
         let is_refusal = matches!(self.code, Code::PermissionDenied | Code::Unauthenticated);
         if is_refusal || !self.only_refusals {
             self.record
-                .write(code_name(self.code), self.reason.as_deref());
+                .write(codes::name(self.code), self.reason.as_deref());
         }
     }
 }

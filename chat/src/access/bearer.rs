@@ -9,10 +9,10 @@ use super::tokens::{Token, Tokens};
 use crate::error::Error;
 use crate::metering;
 use crate::port::connections::Caller;
-use crate::port::measure::code_name;
 use futures_util::future::{self, BoxFuture, Either};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
+use proto::codes;
 use runtime::tls::ClientCertificate;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -156,7 +156,7 @@ fn may_make(
     let record = Record::new(Arc::clone(token), call.name, peer);
     let refuse = |error: Error| {
         let (code, reason) = error.code_and_reason();
-        record.write(code_name(code), Some(reason));
+        record.write(codes::name(code), Some(reason));
         Err(error)
     };
     if !call.scopes.iter().any(|it| token.line.scopes.contains(it)) {

@@ -4,6 +4,7 @@ use super::ending::follow;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use metrics::{counter, gauge, histogram};
+use proto::codes;
 use runtime::families::{Family, register};
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -58,29 +59,9 @@ const METHOD_LABELS: [&str; METHODS.len() + 1] = {
     known.copy_from_slice(&METHODS);
     labels
 };
-const CODES: &[&str] = &[
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 const FAMILIES: &[Family] = &[
     Family::counter(CALLS, "Calls that have ended, by method and status code")
-        .by(&[("method", &METHOD_LABELS), ("code", CODES)]),
+        .by(&[("method", &METHOD_LABELS), ("code", &codes::NAMES)]),
     Family::gauge(IN_FLIGHT, "Calls and streams under way, by method")
         .by(&[("method", &METHOD_LABELS)]),
     Family::histogram(DURATION, "From request to end; of streams, their life")
@@ -162,35 +143,12 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (method, code) = (self.method, code_name(self.code));
+        let (method, code) = (self.method, codes::name(self.code));
         let took = self.began.elapsed();
         counter!(CALLS, "method" => method, "code" => code).increment(1);
         gauge!(IN_FLIGHT, "method" => method).decrement(1.0);
         histogram!(DURATION, "method" => method).record(took);
         tracing::debug!(method, code, ?took, "call");
-    }
-}
-
-/// The code as gRPC spells it.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

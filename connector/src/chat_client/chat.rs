@@ -5,7 +5,7 @@ use super::endpoint::Endpoint;
 use super::line::{Outcome, Pending};
 use super::proof::Prover;
 use super::window::Window;
-use crate::metering::note_other_rules;
+use crate::metering::{ChatCall, HISTORY, JOIN, LEAVE, LIST_MEMBERS, note_other_rules};
 use channel_rules::RulesHash;
 use channel_store::Shard;
 use channel_store::probe::several;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// How long calls wait for an endpoint after the last one was lost. The only chat may just be restarting.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -123,7 +123,7 @@ impl Chat {
         request: JoinRequest,
         deadline: Instant,
     ) -> Result<Answered<JoinResponse>, CallError> {
-        self.call(deadline, |endpoint| {
+        self.call(JOIN, deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { Ok(client.join(request).await?.into_inner()) }
         })
@@ -135,7 +135,7 @@ impl Chat {
     /// # Errors
     /// [`CallError`].
     pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let answered = self.call(LEAVE, deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { client.leave(request).await }
         });
@@ -151,7 +151,7 @@ impl Chat {
         request: ListMembersRequest,
         deadline: Instant,
     ) -> Result<ListMembersResponse, CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let answered = self.call(LIST_MEMBERS, deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.list_members(request).await?.into_inner()) }
         });
@@ -167,7 +167,7 @@ impl Chat {
         request: HistoryRequest,
         deadline: Instant,
     ) -> Result<HistoryResponse, CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let answered = self.call(HISTORY, deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.history(request).await?.into_inner()) }
         });
@@ -198,6 +198,7 @@ impl Chat {
 
     async fn call<T, F>(
         &self,
+        method: &'static str,
         deadline: Instant,
         ask: impl Fn(&Endpoint) -> F,
     ) -> Result<Answered<T>, CallError>
@@ -224,7 +225,15 @@ impl Chat {
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
-            match timeout_at(until, ask(&endpoint)).await {
+            let mut call = ChatCall::begin(method);
+            let answer = timeout_at(until, ask(&endpoint)).await;
+            call.ended(match &answer {
+                Ok(Ok(_)) => Code::Ok,
+                Ok(Err(status)) => status.code(),
+                Err(_) => Code::DeadlineExceeded,
+            });
+            drop(call);
+            match answer {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // An earlier attempt may have been done, or may still be done, although this one is refused.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),

@@ -5,7 +5,9 @@
 
 use super::call::{TRY, reason_of};
 use super::window::Window;
+use crate::metering::answer_times;
 use futures_util::Stream;
+use metrics::Histogram;
 use parking_lot::Mutex;
 use proto::chat::v1::Position;
 use proto::connector::v1::send_outcome::Outcome as Wire;
@@ -127,6 +129,8 @@ pub(super) struct Line {
     doubted: Notify,
     retired: AtomicBool,
     broken: Notify,
+    /// How long chat takes to answer a send.
+    answer_times: Histogram,
 }
 
 #[derive(Default)]
@@ -152,6 +156,7 @@ impl Line {
             doubted: Notify::new(),
             retired: AtomicBool::new(false),
             broken: Notify::new(),
+            answer_times: answer_times(),
         })
     }
 
@@ -299,6 +304,7 @@ impl Line {
 
     /// These are the answers to the oldest sends. False if there are more of them than sends.
     pub(super) fn settle(&self, outcomes: Vec<SendOutcome>) -> bool {
+        let now = Instant::now();
         for SendOutcome { outcome } in outcomes {
             let pending = {
                 let mut state = self.state.lock();
@@ -314,6 +320,9 @@ impl Line {
                 None => Outcome::Unknown,
             };
             if let Some(pending) = pending {
+                if let Some(written) = pending.written {
+                    self.answer_times.record(now.duration_since(written));
+                }
                 pending.settle(outcome);
             }
         }

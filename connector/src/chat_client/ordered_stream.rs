@@ -11,6 +11,7 @@ use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::line::Line;
 use crate::grpc::is_of_the_network;
+use crate::metering::{ChatCall, SEND_STREAM};
 use runtime::Backoff;
 use runtime::backoff::pause;
 use std::sync::{Arc, Weak};
@@ -122,9 +123,11 @@ impl OrderedStream {
     async fn stream_to(&self, endpoint: &Endpoint, home_at: Option<Instant>) -> Ended {
         let (outgoing, stream) = self.line.outgoing();
         let mut client = endpoint.sessions();
+        let mut call = ChatCall::begin(SEND_STREAM);
         let mut incoming = match timeout(TRY, client.send_stream(outgoing)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
+                call.ended(status.code());
                 tracing::debug!(endpoint = endpoint.name, %status, "no stream");
                 endpoint.note_trouble(Some(trouble(&status)));
                 if is_of_the_network(&status) {
@@ -133,6 +136,7 @@ impl OrderedStream {
                 return Ended::Otherwise;
             }
             Err(_) => {
+                call.ended(Code::DeadlineExceeded);
                 tracing::debug!(endpoint = endpoint.name, "no stream in time");
                 endpoint.note_trouble(Some(format!("no answer within {} s", TRY.as_secs())));
                 return Ended::Otherwise;
@@ -160,6 +164,11 @@ impl OrderedStream {
                     continue;
                 }
             };
+            match &message {
+                Ok(Some(_)) => {}
+                Ok(None) => call.ended(Code::Ok),
+                Err(status) => call.ended(status.code()),
+            }
             match message {
                 Ok(Some(frame)) => {
                     if !self.line.settle(frame.outcomes) {

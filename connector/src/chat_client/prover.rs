@@ -9,6 +9,7 @@ use super::call::{CALL, TRY, trouble};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::proof::{OtherRules, Prover, length};
+use crate::metering::{ChatCall, PROBE, probe_came_back};
 use channel_rules::RulesHash;
 use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
@@ -18,7 +19,7 @@ use proto::connector::v1::{ProbeRequest, ProbeResult, Settings};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 /// The first pause before a chat that told nothing is asked again. It doubles up to [`PROBE_AGAIN`].
@@ -142,7 +143,15 @@ impl Prover {
             sets: points.iter().map(|point| point.set).collect(),
             nonce,
         };
+        let begun = Instant::now();
+        let mut call = ChatCall::begin(PROBE);
         let answer = timeout(TRY, endpoint.sessions().probe(request)).await;
+        call.ended(match &answer {
+            Ok(Ok(_)) => Code::Ok,
+            Ok(Err(status)) => status.code(),
+            Err(_) => Code::DeadlineExceeded,
+        });
+        drop(call);
         let response = match answer {
             Err(_) => return Verdict::Nothing(format!("no answer within {} s", TRY.as_secs())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
@@ -182,7 +191,10 @@ impl Prover {
             };
             let finding = match &found {
                 AtServer::Refused(words) if is_same => Finding::Wrong(words.clone()),
-                AtServer::Good => Finding::Good,
+                AtServer::Good => {
+                    probe_came_back(begun);
+                    Finding::Good
+                }
                 _ => Finding::Unknown,
             };
             findings.note(&point.server, point.slots, finding);

@@ -3,14 +3,12 @@
 use super::client_loop::ClientLoop;
 use super::life::Life;
 use crate::limits::{ClientLimits, QueueLimits, SessionRates};
-use crate::metering::CONNECTIONS;
 use crate::session::Services;
 use crate::transport::Connection;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
 use crate::transport::peer::Peer;
 use crate::transport::socket::Socket;
-use metrics::gauge;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use std::sync::Arc;
@@ -92,7 +90,7 @@ impl Clients {
         end: impl FnOnce() + Send + 'static,
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
-        gauge!(CONNECTIONS).increment(1);
+        connection.enter_count();
         self.services.commands.process().opened();
         // The connection is in the list before this check. So a shutdown either finds it there or is noticed here.
         if self.is_closing() {
@@ -184,7 +182,7 @@ impl<E: FnOnce()> Drop for Served<E> {
         }
         let removed = self.clients.connections.lock().try_remove(self.key);
         drop(removed);
-        gauge!(CONNECTIONS).decrement(1);
+        self.connection.leave_count();
         self.clients.services.commands.process().closed();
     }
 }
@@ -194,7 +192,7 @@ mod tests {
     use super::*;
     use crate::limits::{Bounds, Limits};
     use crate::membership::{Asked, SessionCommand};
-    use crate::metering::CLOSED;
+    use crate::metering::{CLOSED, CONNECTIONS};
     use crate::session::tests::{is_followed, scene};
     use crate::testing::at;
     use crate::testing::chat::joined;

@@ -179,9 +179,9 @@ impl Http {
 
     /// The same as the admin port's `/readyz`, for balancers that reach this port alone.
     fn health(&self) -> Response<Full<Bytes>> {
-        let (is_ready, text) = self.readiness.describe(self.shutdown.is_requested());
-        let mut response = Response::new(Full::from(text));
-        if !is_ready {
+        let report = self.readiness.describe(self.shutdown.is_requested());
+        let mut response = Response::new(Full::from(report.to_string()));
+        if !report.ready {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response

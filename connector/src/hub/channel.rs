@@ -36,6 +36,8 @@ struct State {
     follower: Follower,
     ring: Option<Ring>,
     audience: Audience,
+    /// When the first publication of those that are pending was published, if that is measured.
+    measured: Option<u64>,
 }
 
 /// Passes on what the follower delivers.
@@ -43,16 +45,17 @@ struct Members<'a> {
     channel: &'a Arc<LocalChannel>,
     ring: &'a mut Option<Ring>,
     audience: &'a mut Audience,
+    measured: &'a mut Option<u64>,
 }
 
 impl Members<'_> {
-    /// Orders a flush, or flushes at once, as far as that is needed.
-    fn flush_later(&mut self, appended: &Appended) {
-        if appended.first {
-            self.channel.flusher.add(self.channel.clone());
+    /// Orders a flush, or flushes at once, as far as that is needed. What was appended was published at this time.
+    fn flush_later(&mut self, appended: &Appended, published: Option<u64>) {
+        if appended.first && self.channel.flusher.add(self.channel.clone()) {
+            *self.measured = published;
         }
         if appended.full {
-            self.audience.flush(&self.channel.name);
+            self.channel.flush(self.audience, self.measured);
         }
     }
 }
@@ -68,14 +71,14 @@ impl Deliver for Members<'_> {
         let appended = self.audience.append(name, own, &publication);
         flusher.note_arrival();
         let position = publication.position.clone();
-        let is_deletion = publication.payload.is_deletion();
+        let (is_deletion, time) = (publication.payload.is_deletion(), publication.time);
         if own.is_some_and(|own| own.epoch != position.epoch) {
             suspects.add(Place::Channel(name.clone()));
         }
         if let Some(ring) = &mut self.ring {
             ring.push(publication);
         }
-        self.flush_later(&appended);
+        self.flush_later(&appended, Some(time));
         self.audience.reached(name, &position);
         if is_deletion {
             self.audience.delete(name, position.offset);
@@ -87,7 +90,7 @@ impl Deliver for Members<'_> {
         let LocalChannel { name, flusher, .. } = &**self.channel;
         let appended = self.audience.append_ephemeral(name, &ephemeral);
         flusher.note_arrival();
-        self.flush_later(&appended);
+        self.flush_later(&appended, None);
     }
 
     fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
@@ -124,6 +127,7 @@ impl LocalChannel {
             follower: Follower::default(),
             ring: None,
             audience: Audience::new(metrics.clone()),
+            measured: None,
         };
         Arc::new(Self {
             name,
@@ -177,13 +181,23 @@ impl LocalChannel {
             follower,
             ring,
             audience,
+            measured,
         } = &mut *state;
         let mut members = Members {
             channel: self,
             ring,
             audience,
+            measured,
         };
         call(follower, &mut members)
+    }
+
+    /// Writes what is pending to the sockets.
+    fn flush(&self, audience: &mut Audience, measured: &mut Option<u64>) {
+        audience.flush(&self.name);
+        if let Some(published) = measured.take() {
+            self.metrics.written(published);
+        }
     }
 
     /// See [`Follower::subscribed`].
@@ -323,6 +337,10 @@ impl LocalChannel {
 
 impl Pending for LocalChannel {
     fn flush(&self) {
-        self.state.lock().audience.flush(&self.name);
+        let mut state = self.state.lock();
+        let State {
+            audience, measured, ..
+        } = &mut *state;
+        Self::flush(self, audience, measured);
     }
 }

@@ -80,6 +80,11 @@ impl Channels {
         self.by_name.read().get(name).cloned()
     }
 
+    /// The number of channels.
+    pub(super) fn count(&self) -> usize {
+        self.by_name.read().len()
+    }
+
     /// All channels, sorted by name. So about the same time passes for each of them from one touch to the next.
     pub(super) fn all(&self) -> Vec<Arc<LocalChannel>> {
         let mut channels: Vec<_> = self.by_name.read().values().cloned().collect();

@@ -1,7 +1,9 @@
 //! The hub's counters.
 
-use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
-use metrics::{Counter, counter};
+use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, LAG, POSITIONS_LOST};
+use metrics::{Counter, Histogram, counter, histogram};
+use proto::time::now;
+use std::time::Duration;
 use wire::PositionReason;
 
 /// The hub's counters.
@@ -14,6 +16,7 @@ pub(super) struct HubMetrics {
     pub(super) diverged: Counter,
     pub(super) trimmed: Counter,
     pub(super) unknown: Counter,
+    lag: Histogram,
 }
 
 impl HubMetrics {
@@ -27,7 +30,15 @@ impl HubMetrics {
             diverged: lost(PositionReason::Diverged),
             trimmed: lost(PositionReason::Trimmed),
             unknown: lost(PositionReason::Unknown),
+            lag: histogram!(LAG),
         }
+    }
+
+    /// Something was written to sockets that was published at this time: milliseconds since 1970, by the clock of a chat. If this
+    /// machine's clock is behind that one, no time has passed.
+    pub(super) fn written(&self, published: u64) {
+        self.lag
+            .record(Duration::from_millis(now().saturating_sub(published)));
     }
 
     /// Counts a member whose position is lost.

@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// After this many flushes the flusher yields, so that other tasks do not wait for all channels.
 const CHANNELS_AT_ONCE: usize = 32;
 
+/// The age of one flush in so many is measured.
+const MEASURED: u64 = 8;
+
 /// A holder of bytes that wait for sockets.
 pub(super) trait Pending: Send + Sync {
     /// Hands the bytes to the sockets.
@@ -29,15 +32,22 @@ pub(super) struct Flusher {
     wake: Notify,
     /// The number of publications that were appended, in all channels.
     arrivals: AtomicU64,
+    /// The number of flushes that were ordered.
+    ordered: AtomicU64,
 }
 
 impl Flusher {
-    pub(super) fn add(&self, channel: Arc<dyn Pending>) {
+    /// Orders a flush. Returns whether the age of what is flushed should be measured. That costs as much as some members do, so
+    /// it is done for one flush in [`MEASURED`].
+    pub(super) fn add(&self, channel: Arc<dyn Pending>) -> bool {
         let mut dirty = self.dirty.lock();
         dirty.push(channel);
         if dirty.len() == 1 {
             self.wake.notify_one();
         }
+        drop(dirty);
+        let number = self.ordered.fetch_add(1, Ordering::Relaxed);
+        number.is_multiple_of(MEASURED)
     }
 
     /// A publication was appended in some channel.

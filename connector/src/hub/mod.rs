@@ -68,6 +68,11 @@ impl Hub {
         Arc::clone(&self.channels.suspects)
     }
 
+    /// The number of channels that have a member here.
+    pub(crate) fn followed(&self) -> usize {
+        self.channels.count()
+    }
+
     /// Sets the feed that brings publications. To be called once, before the first member.
     pub fn follow(&self, feed: Arc<dyn ChannelFeed>) {
         let reader = &self.channels.reader;

@@ -71,6 +71,11 @@ impl LeaseKeeper {
     }
 
     /// The memberships of this connector.
+    /// The number of live sessions.
+    pub(crate) fn sessions(&self) -> u64 {
+        self.held.lock().iter().map(|lease| lease.sessions()).sum()
+    }
+
     pub(crate) fn roster(&self) -> &Arc<Roster> {
         &self.roster
     }

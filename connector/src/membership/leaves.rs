@@ -171,6 +171,13 @@ impl PendingLeaves {
         state.lingering.len() + state.outstanding < ROOM
     }
 
+    /// How many sessions that are over are outstanding, and how many stay members for now.
+    #[must_use]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let state = self.shared.state.lock();
+        (state.outstanding, state.lingering.len())
+    }
+
     /// Returns when every leave that is due has landed.
     pub(crate) async fn landed(&self) {
         loop {

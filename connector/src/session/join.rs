@@ -93,9 +93,9 @@ impl Handlers {
         if !comes_back {
             return Some(Err(refused.into()));
         }
-        replies::reply(&self.connection, request.id, Err(refused.into()));
+        // A connection that is closing still replies, and then says farewell.
         self.connection.close(Disconnect::Moved);
-        None
+        Some(Err(refused.into()))
     }
 
     /// Joins a channel in which the session is not. Once it is a member, `tell` tells the client, and lets the pushes begin.

@@ -29,7 +29,7 @@ use crate::membership::{
     Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
     Shown,
 };
-use crate::metering::count_refused_login;
+use crate::metering::{Asked, LoginStep, RequestUnderWay, Requests, count_refused_login};
 use crate::random::unguessable;
 use crate::routes::Routes;
 use crate::transport::Connection;
@@ -51,10 +51,6 @@ use wire::{Disconnect, Protocol, Reason, Refusal, Request, RequestBody};
 
 /// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
-/// The route of a login.
-const LOGIN: &str = "connector.handler.login";
-/// The route that renews a token.
-const REFRESH: &str = "connector.handler.refresh";
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -78,6 +74,8 @@ pub(crate) struct Services {
     pub routes: Arc<Routes>,
     /// Who may log in, and what sessions may do.
     pub access: Arc<AccessControl>,
+    /// Measures the requests of clients.
+    pub requests: Arc<Requests>,
 }
 
 /// What the operator has set for all sessions.
@@ -110,6 +108,7 @@ impl Services {
             commands: Commands::new(&logins, lease.roster(), inboxes),
             admission: AdmissionQueues::new(lease.shards()),
             reads: Arc::default(),
+            requests: Requests::new(),
             routes,
             leaves: PendingLeaves::new(&chat, &logins, lease.shards(), grace),
             lease,
@@ -231,14 +230,16 @@ impl Handlers {
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::CLOSED) {
             return;
         }
+        let asked = Asked::of(&request.route);
+        let mut measured = self.services.requests.begin(asked, received);
         if let Some(paces) = &mut self.paces
             && let Err((refusal, goes_on)) = paces.request(&request, received)
         {
-            return Box::pin(self.slow_down(request.id, refusal, goes_on)).await;
+            return Box::pin(self.slow_down(request.id, measured, refusal, goes_on)).await;
         }
-        match &*request.route {
-            "chat.handler.send" => return self.send(request, deadline).await,
-            "chat.handler.publish" => return self.publish(request, deadline).await,
+        match asked {
+            Asked::Send => return self.send(request, deadline, measured).await,
+            Asked::Publish => return self.publish(request, deadline, measured).await,
             _ => {}
         }
         if let Some(session) = &self.session {
@@ -246,11 +247,17 @@ impl Handlers {
         }
         // All commands but sends are rare, and their futures are large. Boxed, so that a connection holds one only
         // while it runs.
-        let answer = Box::pin(self.answer_to(&request, deadline)).await;
+        let answer = Box::pin(self.answer_to(asked, &request, deadline)).await;
+        match &answer {
+            Some(answer) => measured.answered(answer),
+            None if matches!(asked, Asked::Login | Asked::Join) => measured.done(),
+            // Nobody gets an answer of a handler any more.
+            None => {}
+        }
         if let Some(answer) = answer {
             // Counted here, where every way to refuse a login ends. One without an id is refused, too, without a reply.
             if let Err(refusal) = &answer
-                && &*request.route == LOGIN
+                && asked == Asked::Login
             {
                 count_refused_login(refusal.reason());
             }
@@ -270,38 +277,53 @@ impl Handlers {
     }
 
     /// Refuses a request because there are too many. If the client goes on all the same, it is closed.
-    async fn slow_down(&mut self, id: Option<u64>, refusal: Refusal, goes_on: Option<GoesOn>) {
+    async fn slow_down(
+        &mut self,
+        id: Option<u64>,
+        measured: RequestUnderWay,
+        refusal: Refusal,
+        goes_on: Option<GoesOn>,
+    ) {
         self.answered().await;
-        replies::reply(&self.connection, id, Err(refusal));
+        replies::conclude(measured, &self.connection, id, Err(refusal));
         if let Some(GoesOn) = goes_on {
             self.connection.close(Disconnect::TooFast);
         }
     }
 
     /// `None`: the answer was sent already, because it must come before the first push, or nobody can get it any more.
-    async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
+    async fn answer_to(
+        &mut self,
+        asked: Asked,
+        request: &Request,
+        deadline: Instant,
+    ) -> Option<Answer> {
         let body = &request.body;
         if matches!(body, RequestBody::Unusable) {
             return Some(Err(Reason::InvalidBody.into()));
         }
-        match &*request.route {
-            LOGIN => self.login(request, deadline).await,
-            REFRESH if self.wants_tokens() => Some(self.refresh(body, deadline).await),
+        match asked {
+            Asked::Login => self.login(request, deadline).await,
+            Asked::Refresh if self.wants_tokens() => Some(self.refresh(body, deadline).await),
             // Some clients, such as pages in browsers, do not see the protocol's heartbeats. They ask, and notice a
             // missing answer.
-            "connector.handler.ping" => Some(Ok(DONE.into())),
-            "chat.handler.join" => self.join(request, deadline).await,
-            "chat.handler.leave" => Some(self.leave(body, deadline).await),
-            "chat.handler.members" => Some(self.members(body, deadline).await),
-            "chat.handler.history" => Some(self.history(body, deadline).await),
-            _ => self.call_handler(request, deadline).await,
+            Asked::Ping => Some(Ok(DONE.into())),
+            Asked::Join => self.join(request, deadline).await,
+            Asked::Leave => Some(self.leave(body, deadline).await),
+            Asked::Members => Some(self.members(body, deadline).await),
+            Asked::History => Some(self.history(body, deadline).await),
+            Asked::Refresh | Asked::Send | Asked::Publish | Asked::Handler => {
+                self.call_handler(request, deadline).await
+            }
         }
     }
 
     /// Returns the same as [`answer_to`](Self::answer_to).
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let protocol = self.connection.format().protocol();
-        let (login, claims) = match self.identify(&request.body, deadline).await {
+        let steps = Arc::clone(&self.services.requests);
+        let identified = self.identify(&request.body, deadline);
+        let (login, claims) = match steps.step(LoginStep::Identify, identified).await {
             Ok(login) => login,
             Err(refusal) => return Some(Err(refusal)),
         };
@@ -343,7 +365,7 @@ impl Handlers {
             let places = [&place, channel.as_ref().unwrap_or(&place)];
             self.services.admission.of(places)
         };
-        let _turn = match queue.turn(deadline).await {
+        let _turn = match steps.step(LoginStep::Admit, queue.turn(deadline)).await {
             Ok(turn) => turn,
             Err(refusal) => return Some(Err(refusal)),
         };
@@ -371,6 +393,7 @@ impl Handlers {
             ..
         } = &mut rollback.ended;
         let registered = self.register(&user, channel.as_ref(), &id, shown, registration);
+        let registered = steps.step(LoginStep::Register, registered);
         let entered = match &channel {
             Some(channel) => {
                 let membership = async {
@@ -385,7 +408,7 @@ impl Handlers {
                     ))
                 };
                 let entered = self.enter(channel, &recovery, membership, memberships, deadline);
-                entered.await.map(Some)
+                steps.step(LoginStep::Enter, entered).await.map(Some)
             }
             None => match timeout_at(deadline, registered).await {
                 Ok(registered) => registered.map(|_| None),
@@ -399,7 +422,8 @@ impl Handlers {
         let Some(registration) = rollback.ended.registration.clone() else {
             return Some(Err(Reason::Unavailable.into()));
         };
-        self.services.logins.claim(&registration, deadline).await;
+        let claimed = self.services.logins.claim(&registration, deadline);
+        steps.step(LoginStep::Claim, claimed).await;
         rollback.keep();
         self.connection.belongs_to(&user.id, &id);
         let answer = replies::logged_in(secret.as_ref(), claims.as_ref().and_then(access::ttl));

@@ -1,6 +1,7 @@
 //! The answers to requests, and the one place that writes them in the client's protocol.
 
 use super::secret::Secret;
+use crate::metering::RequestUnderWay;
 use crate::transport::Connection;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,6 +26,17 @@ pub(super) fn logged_in(secret: Option<&Secret>, ttl: Option<u64>) -> Cow<'stati
 
 /// The body of a positive answer, which is the same in every protocol, or the refusal.
 pub(super) type Answer = Result<Cow<'static, str>, Refusal>;
+
+/// Answers a request that is measured, and counts it.
+pub(super) fn conclude(
+    mut measured: RequestUnderWay,
+    connection: &Arc<Connection>,
+    id: Option<u64>,
+    answer: Answer,
+) {
+    measured.answered(&answer);
+    reply(connection, id, answer);
+}
 
 /// Answers a request in the client's protocol. A request without an id is a notification, which is not answered.
 pub(super) fn reply(connection: &Arc<Connection>, id: Option<u64>, answer: Answer) {

@@ -2,9 +2,10 @@
 
 use super::Handlers;
 use super::parameters::{self, Publish};
-use super::replies::{self, SENT};
+use super::replies::{SENT, conclude};
 use crate::access::Right;
 use crate::chat_client::Outcome;
+use crate::metering::RequestUnderWay;
 use bytes::Bytes;
 use channel_store::ChannelName;
 use proto::connector::v1::SessionMessage;
@@ -24,7 +25,12 @@ struct Message {
 
 impl Handlers {
     /// Handles `chat.handler.send`: the body is the message, for the channel of the login.
-    pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
+    pub(super) async fn send(
+        &mut self,
+        request: Request,
+        deadline: Instant,
+        measured: RequestUnderWay,
+    ) {
         let body = match request.body {
             RequestBody::Object(body) => Ok(body),
             RequestBody::Empty => Ok(Bytes::from_static(b"{}")),
@@ -39,11 +45,16 @@ impl Handlers {
                 ephemeral: false,
             })
         });
-        self.say(request.id, message, deadline).await;
+        self.say(request.id, message, deadline, measured).await;
     }
 
     /// Handles `chat.handler.publish`: the body names the channel, the message and its options.
-    pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
+    pub(super) async fn publish(
+        &mut self,
+        request: Request,
+        deadline: Instant,
+        measured: RequestUnderWay,
+    ) {
         let message = match request.body {
             RequestBody::Unusable => Err(Reason::InvalidBody.into()),
             body => Publish::parse(&body).and_then(|publish| {
@@ -60,12 +71,23 @@ impl Handlers {
                 })
             }),
         };
-        self.say(request.id, message, deadline).await;
+        self.say(request.id, message, deadline, measured).await;
     }
 
-    async fn say(&mut self, id: Option<u64>, message: Result<Message, Refusal>, deadline: Instant) {
+    async fn say(
+        &mut self,
+        id: Option<u64>,
+        message: Result<Message, Refusal>,
+        deadline: Instant,
+        measured: RequestUnderWay,
+    ) {
         let Some(session) = &self.session else {
-            return replies::reply(&self.connection, id, Err(Reason::NotLoggedIn.into()));
+            return conclude(
+                measured,
+                &self.connection,
+                id,
+                Err(Reason::NotLoggedIn.into()),
+            );
         };
         let place = message.and_then(|message| {
             let place = session.joined(message.channel.as_ref());
@@ -76,7 +98,7 @@ impl Handlers {
             Ok(place) => place,
             Err(refusal) => {
                 session.window.settled().await;
-                return replies::reply(&self.connection, id, Err(refusal));
+                return conclude(measured, &self.connection, id, Err(refusal));
             }
         };
         if is_asked {
@@ -86,7 +108,7 @@ impl Handlers {
                 Some(Ok(body)) => message.body = body,
                 Some(Err(refusal)) => {
                     self.answered().await;
-                    return replies::reply(&self.connection, id, Err(refusal));
+                    return conclude(measured, &self.connection, id, Err(refusal));
                 }
                 None => return,
             }
@@ -109,7 +131,12 @@ impl Handlers {
         session.window.room().await;
         if Instant::now() >= deadline {
             session.window.settled().await;
-            return replies::reply(&self.connection, id, Err(Reason::Unavailable.into()));
+            return conclude(
+                measured,
+                &self.connection,
+                id,
+                Err(Reason::Unavailable.into()),
+            );
         }
         let connection = Arc::clone(&self.connection);
         self.services
@@ -127,7 +154,7 @@ impl Handlers {
                     Outcome::Unknown => Err(Reason::UnknownOutcome.into()),
                     Outcome::Unsent => Err(Reason::Unavailable.into()),
                 };
-                replies::reply(&connection, id, answer);
+                conclude(measured, &connection, id, answer);
             });
     }
 

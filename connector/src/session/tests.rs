@@ -5,7 +5,7 @@ use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
-use crate::metering::LOGINS_REFUSED;
+use crate::metering::{CHAT_CALLS, LOGINS_REFUSED, REQUESTS};
 use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::counters::Counters;
@@ -26,6 +26,9 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use wire::{Protocol, Refusal, WireFormat};
+
+const LOGIN: &str = "connector.handler.login";
+const REFRESH: &str = "connector.handler.refresh";
 
 /// A connector with one client, and with the feed, the chat and the store that it uses.
 pub(crate) struct Scene {
@@ -84,6 +87,7 @@ async fn scene_with_grace(
         leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), grace),
         chat,
         logins,
+        requests: Requests::new(),
     });
     let stream = instance.stream().await;
     let_run().await;
@@ -464,6 +468,62 @@ async fn every_refused_login_is_counted_once_by_its_reason() {
     ];
     let expected = expected.map(|(reason, count)| (vec![reason.to_owned()], count));
     assert_eq!(counters.series(LOGINS_REFUSED), expected.into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_request_is_measured_by_what_it_asks_for_and_what_became_of_it() {
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
+    let mut scene = logged_in().await;
+    let own_route = request(2, "no.such.route", &json!({}));
+    let elsewhere = request(
+        3,
+        "chat.handler.publish",
+        &json!({"channel": "x", "body": {}}),
+    );
+    let ping = request(4, "connector.handler.ping", &json!({}));
+    for request in [own_route, elsewhere, ping] {
+        scene.me.handle(request, Instant::now()).await;
+        scene.client.next().await;
+    }
+    // The time of this one was over before its turn came.
+    let members = request(5, "chat.handler.members", &json!({}));
+    let received = Instant::now() - CALL;
+    scene.me.handle(members, received).await;
+    scene.client.next().await;
+    let send = request(6, "chat.handler.send", &json!({"text": "hello"}));
+    scene.me.handle(send, Instant::now()).await;
+    let is_sent = vec!["send".to_owned(), "done".to_owned()];
+    assert!(
+        !counters.series(REQUESTS).contains_key(&is_sent),
+        "chat has not answered"
+    );
+    scene.stream.take().await;
+    scene.client.next().await;
+    let expected = [
+        (["handler", "refused"], 1),
+        (["login", "done"], 1),
+        (["members", "failed"], 1),
+        (["ping", "done"], 1),
+        (["publish", "refused"], 1),
+        (["send", "done"], 1),
+    ];
+    let expected = expected.map(|(labels, count)| (labels.map(str::to_owned).to_vec(), count));
+    assert_eq!(counters.series(REQUESTS), expected.into());
+    let joins = ["connector.v1.SessionService/Join", "OK"];
+    let calls = counters.series(CHAT_CALLS);
+    assert_eq!(
+        calls.get(joins.map(str::to_owned).as_slice()),
+        Some(&1),
+        "{calls:?}"
+    );
+    let steps = counters.series("connector_login_step_duration_seconds");
+    let steps: Vec<_> = steps
+        .into_iter()
+        .map(|(step, count)| (step.concat(), count))
+        .collect();
+    let expected = ["admit", "claim", "enter", "identify", "register"];
+    assert_eq!(steps, expected.map(|step| (step.to_owned(), 1)));
 }
 
 #[tokio::test(start_paused = true)]

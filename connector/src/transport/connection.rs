@@ -5,6 +5,7 @@
 //! share. A client that exceeds its bound is cut off with a reason, so it never delays others (F11).
 
 pub use crate::limits::QueueLimits;
+use crate::metering::{self, Transport};
 use crate::transport::outlet::Outlet;
 use crate::transport::socket::WriteHalf;
 use bytes::{Buf, Bytes};
@@ -20,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use wire::{Disconnect, Notice, WireFormat};
+use wire::{Carrier, Disconnect, Notice, WireFormat};
 
 /// When more than this many bytes of replies are held, they are sent at once.
 const HELD: usize = 16 << 10;
@@ -68,6 +69,8 @@ struct Queue {
     ended_plainly: bool,
     /// Nothing is sent any more: the farewell was sent, or there is none.
     concluded: bool,
+    /// It does not count among the connections any more.
+    is_out_of_count: bool,
 }
 
 impl Connection {
@@ -354,13 +357,39 @@ impl Connection {
     /// Switches from polls to a socket. What was not fetched is sent first.
     pub(crate) fn switch(self: &Arc<Self>, to: impl Into<WriteHalf>) {
         let mut queue = self.queue.lock();
+        let polled = self.outlet.polls();
         let rest = self.outlet.switch(to.into());
+        if polled && !queue.is_out_of_count {
+            let protocol = self.format.protocol();
+            metering::connections(protocol, Transport::Polling, -1.0);
+            metering::connections(protocol, Transport::WebSocket, 1.0);
+        }
         if !rest.is_empty() {
             queue.bytes += rest.len();
             self.limits.add(rest.len());
             queue.chunks.push_front(rest);
         }
         self.drain_later(&mut queue);
+    }
+
+    /// Counts among the connections of its protocol from now on.
+    pub(crate) fn enter_count(&self) {
+        metering::connections(self.format.protocol(), self.carried_by(), 1.0);
+    }
+
+    /// Does not count any more.
+    pub(crate) fn leave_count(&self) {
+        let mut queue = self.queue.lock();
+        queue.is_out_of_count = true;
+        metering::connections(self.format.protocol(), self.carried_by(), -1.0);
+    }
+
+    fn carried_by(&self) -> Transport {
+        match self.format.carrier() {
+            Carrier::Stream => Transport::Tcp,
+            _ if self.outlet.polls() => Transport::Polling,
+            _ => Transport::WebSocket,
+        }
     }
 
     /// True if nothing is exchanged with the client any more: the farewell was written and the sending direction ended,

@@ -4,16 +4,42 @@ use super::command::{Asked, Loaded, read};
 use super::file::{ConfigFile, LARGEST};
 use super::text::Shown;
 use super::{Settings, SettingsError};
+use crate::families::{Family, register};
 use crate::files::{Change, FileWatch};
 use crate::telemetry;
+use metrics::gauge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::future::pending;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+
+const SUCCESSFUL: &str = "settings_last_reload_successful";
+const SUCCESS_TIME: &str = "settings_last_reload_success_timestamp_seconds";
+
+const FAMILIES: &[Family] = &[
+    Family::gauge(
+        SUCCESSFUL,
+        "1, or 0 if the settings were read again last with a mistake, so that older ones are in force",
+    ),
+    Family::gauge(
+        SUCCESS_TIME,
+        "When the settings were read last without a mistake, in seconds since 1970",
+    ),
+];
+
+/// The settings were read, with or without a mistake.
+fn note_read(is_good: bool) {
+    gauge!(SUCCESSFUL).set(f64::from(u8::from(is_good)));
+    if is_good {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        gauge!(SUCCESS_TIME).set(now.unwrap_or_default().as_secs_f64());
+    }
+}
 
 /// Where the settings of a process come from, so that they can be read again.
 pub struct Source<T> {
@@ -85,6 +111,8 @@ impl<T: Settings> Source<T> {
     /// it.
     pub fn follow(mut self, settings: T) -> (Reloading<T>, AbortOnDropHandle<()>) {
         self.running.warn(settings.warnings());
+        register(FAMILIES);
+        note_read(true);
         let (latest, reloading) = watch::channel(Arc::new(settings));
         let task = tokio::spawn(self.reload(latest));
         (reloading, AbortOnDropHandle::new(task))
@@ -107,6 +135,7 @@ impl<T: Settings> Source<T> {
                 Ok(content) => read(&self.arguments, content),
                 Err(error) => Err(SettingsError::File(error)),
             };
+            note_read(read.is_ok());
             match read {
                 Ok(Asked::Service(loaded)) => self.take(loaded, &latest, is_asked),
                 Ok(Asked::Text { .. }) => {}

@@ -1,5 +1,6 @@
 //! TLS for calls to other services.
 
+use super::expiry::Role;
 use super::pem::{Contents, TlsError, identity, mismatch};
 use super::watched::{Watched, once};
 use std::path::PathBuf;
@@ -65,6 +66,17 @@ impl ClientFiles {
     }
 }
 
+/// Who is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Called {
+    /// Chats.
+    Chat,
+    /// The hook of the operator.
+    Hook,
+    /// The handlers of the operator.
+    Routes,
+}
+
 /// TLS for calls, with authorities and the own certificate as they are in the files now. The files are watched while this
 /// lives.
 pub struct ClientTls(Watched<ClientConfig>);
@@ -79,7 +91,35 @@ impl ClientTls {
         files: ClientFiles,
         alpn: &'static [&'static [u8]],
     ) -> Result<Arc<Self>, TlsError> {
-        let list = files.list();
+        Self::watching(files, alpn, None, None)
+    }
+
+    /// Does the same, and tells when the certificates in the files end: in a metric, and in the log when that is soon.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn begin_to(
+        called: Called,
+        files: ClientFiles,
+        alpn: &'static [&'static [u8]],
+    ) -> Result<Arc<Self>, TlsError> {
+        match called {
+            Called::Chat => {
+                Self::watching(files, alpn, Some(Role::ChatCa), Some(Role::ChatCertificate))
+            }
+            Called::Hook => Self::watching(files, alpn, Some(Role::HookCa), None),
+            Called::Routes => Self::watching(files, alpn, Some(Role::RouteCa), None),
+        }
+    }
+
+    fn watching(
+        files: ClientFiles,
+        alpn: &'static [&'static [u8]],
+        ca: Option<Role>,
+        own: Option<Role>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let roles = files.ca.iter().map(|_| ca).chain([own, None]);
+        let list = files.list().into_iter().zip(roles).collect();
         let build = move |contents: &[Contents<'_>]| files.config(contents, alpn);
         Ok(Arc::new(Self(Watched::begin(
             "certificate for calls",

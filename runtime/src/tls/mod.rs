@@ -6,13 +6,14 @@
 
 mod certificate;
 mod client;
+pub(crate) mod expiry;
 mod pem;
 mod server;
 mod settings;
 mod watched;
 
 pub use certificate::ClientCertificate;
-pub use client::{ClientFiles, ClientTls};
+pub use client::{Called, ClientFiles, ClientTls};
 pub use pem::TlsError;
 pub use server::{ServerFiles, ServerTls};
 pub use settings::TlsSettings;

@@ -1,5 +1,6 @@
 //! TLS for a port.
 
+use super::expiry::Role;
 use super::pem::{Contents, TlsError, identity, mismatch};
 use super::watched::{Watched, once};
 use std::path::PathBuf;
@@ -87,7 +88,8 @@ impl ServerTls {
         files: ServerFiles,
         alpn: &'static [&'static [u8]],
     ) -> Result<Arc<Self>, TlsError> {
-        let list = files.list();
+        let roles = [Some(Role::Port), None, Some(Role::PortClientCa)];
+        let list = files.list().into_iter().zip(roles).collect();
         let build = move |contents: &[Contents<'_>]| files.config(contents, alpn);
         Ok(Arc::new(Self(Watched::begin(what, list, build)?)))
     }

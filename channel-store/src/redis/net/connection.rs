@@ -6,6 +6,7 @@
 //! would change their order.
 
 use super::address::Address;
+use super::measure::Measures;
 use super::reply::{
     ServerState, is_redirect, refusal, server_state, text, unavailable, unexpected_reply,
     wants_another_connection,
@@ -44,6 +45,8 @@ pub(super) struct ConnectionOptions {
     pub(super) on_push: Option<OnPush>,
     /// With a node of a cluster: notified when the node says that a slot is elsewhere.
     pub(super) slots_moved: Option<Arc<Notify>>,
+    /// Measures the calls. `None` for a sentinel, which is asked for addresses only.
+    pub(super) measures: Option<Arc<Measures>>,
 }
 
 /// Why a connection was given up.
@@ -103,6 +106,7 @@ pub(crate) struct Connection {
     commands: MultiplexedConnection,
     driver: AbortHandle,
     slots_moved: Option<Arc<Notify>>,
+    measures: Option<Arc<Measures>>,
 }
 
 impl Connection {
@@ -120,9 +124,16 @@ impl Connection {
         pipeline: &Pipeline,
     ) -> Result<Vec<Value>, StoreError> {
         let mut commands = self.commands.clone();
+        let measured = self.measures.as_ref().map(|it| it.begin(pipeline));
         let replies = self
             .in_time(commands.send_packed_commands(pipeline, 0, pipeline.len()))
-            .await?;
+            .await;
+        match (measured, &replies) {
+            (Some(measured), Ok(replies)) => measured.answered(replies),
+            (Some(measured), Err(_)) => measured.failed(),
+            (None, _) => {}
+        }
+        let replies = replies?;
         if replies.len() != pipeline.len() {
             return Err(unexpected_reply());
         }
@@ -315,6 +326,7 @@ impl DrivenConnection {
                 commands,
                 driver: driver.abort_handle(),
                 slots_moved: options.slots_moved,
+                measures: options.measures,
             },
             driver,
         })

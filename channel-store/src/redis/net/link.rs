@@ -9,6 +9,7 @@ use super::address::Address;
 use super::connection::{
     CHECK_INTERVAL, Connection, ConnectionOptions, DrivenConnection, Ended, OnPush,
 };
+use super::measure::Measures;
 use super::reply::{eviction_policy, is_redirect, text, unavailable};
 use super::schema::{Schema, SchemaMismatch};
 use super::sentinel::Sentinels;
@@ -45,6 +46,7 @@ pub(super) struct LinkOptions {
     pub(super) settings: RedisConnectionInfo,
     pub(super) dialer: Dialer,
     pub(super) schema: Schema,
+    pub(super) measures: Arc<Measures>,
     /// True if the link is for reads alone.
     pub(super) reads_only: bool,
     /// True if it is logged when there is no connection.
@@ -81,6 +83,7 @@ impl LinkOptions {
             answer_time: self.answer_time,
             on_push,
             slots_moved: self.slots_moved.clone(),
+            measures: Some(self.measures.clone()),
         };
         Ok(DrivenConnection::begin(&self.settings, stream, options).await?)
     }

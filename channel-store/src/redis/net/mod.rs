@@ -4,6 +4,7 @@
 mod address;
 mod connection;
 mod link;
+mod measure;
 mod nodes;
 mod reply;
 mod schema;
@@ -18,6 +19,7 @@ mod unsolicited;
 pub use address::OpenError;
 pub(super) use address::{Address, Location};
 pub(super) use connection::Connection;
+pub(super) use measure::Measures;
 pub(super) use nodes::{Nodes, NodesOptions, Pinned};
 pub(super) use reply::{
     array, number, refusal, server_state, text, unavailable, unexpected_reply,

@@ -3,6 +3,7 @@
 use super::address::{Address, Kind, Location, OpenError};
 use super::connection::{Connection, publish_command};
 use super::link::{LinkOptions, Subscriber, Target};
+use super::measure::Measures;
 use super::reply::unavailable;
 use super::schema::Schema;
 use super::sentinel::Sentinels;
@@ -27,6 +28,7 @@ use tokio::task::AbortHandle;
 /// How to connect to the servers.
 pub(crate) struct NodesOptions<'a> {
     pub(crate) schema: Schema,
+    pub(crate) measures: Arc<Measures>,
     /// See [`Dialer::new`].
     pub(crate) certificates: Option<&'a Path>,
     /// A command that takes longer has an unknown outcome, and its connection is replaced.
@@ -83,6 +85,7 @@ impl Nodes {
                 settings: location.settings.clone(),
                 dialer: dialer.clone(),
                 schema: options.schema.clone(),
+                measures: options.measures.clone(),
                 subscriber,
                 numbers: numbers.clone(),
                 changed: changed.clone(),
@@ -219,6 +222,14 @@ impl Nodes {
             slots: table.slots.clone(),
             connections,
         })
+    }
+
+    /// Each node, with the present connection to it.
+    pub(crate) fn main_connections(&self) -> Vec<(Address, Result<Connection, StoreError>)> {
+        let table = self.table.borrow().clone();
+        let nodes = table.nodes.iter();
+        let connections = nodes.map(|(address, node)| (address.clone(), node.main().connection()));
+        connections.collect()
     }
 
     /// True while enough slots have a node with a connection that is ready for use.

@@ -57,6 +57,7 @@ impl Sentinels {
             answer_time: ANSWER_TIME,
             on_push: None,
             slots_moved: None,
+            measures: None,
         };
         let driven = DrivenConnection::begin(&self.settings, stream, options)
             .await

@@ -31,7 +31,7 @@ use proto::access::v1::{
     AuthorizeChannelsRequest, AuthorizeSendRequest, ChannelQuestion, LoginRequest, RefreshRequest,
 };
 use runtime::backoff::jittered;
-use runtime::tls::{ClientFiles, ClientTls};
+use runtime::tls::{Called, ClientFiles, ClientTls};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -121,7 +121,7 @@ impl Hook {
     /// Resolves its name, and looks whether it answers, again and again.
     pub(super) async fn keep(&self) -> Infallible {
         if let Some(files) = &self.files {
-            match ClientTls::begin(files.clone(), ALPN) {
+            match ClientTls::begin_to(Called::Hook, files.clone(), ALPN) {
                 Ok(tls) => self.service.trust(tls),
                 // They were checked a moment ago. Without them there is no connection, and `/readyz` says so.
                 Err(error) => tracing::error!(%error, "the hook can't be called over TLS"),

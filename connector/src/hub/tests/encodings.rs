@@ -4,7 +4,7 @@ use super::{Guest, guest, guest_at};
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head};
-use crate::testing::{at, publication, sized};
+use crate::testing::{at, let_run, publication, sized};
 use channel_store::{Payload, Route, User, UserId};
 use metrics::with_local_recorder;
 use serde_json::Value;
@@ -105,4 +105,26 @@ async fn a_publication_that_its_sender_does_not_get_still_moves_the_senders_posi
         }
         own.is_given_nothing().await;
     }
+}
+
+/// Measuring every flush would cost as much as some of the members do.
+#[tokio::test(start_paused = true)]
+async fn the_age_of_one_flush_in_eight_is_measured_and_never_where_nobody_is() {
+    let (counters, script, mut guests) = counted(&[WireFormat::JSON, WireFormat::POMELO]).await;
+    let measured = || counters.get("connector_delivery_lag_seconds");
+    for (number, offset) in (5..=21).enumerate() {
+        script.publish(publication("a", offset));
+        let_run().await;
+        assert_eq!(measured(), 1 + number as u64 / 8);
+    }
+    for guest in &mut guests {
+        guest.is_given(5..=21).await;
+    }
+    let before = measured();
+    guests.clear();
+    for offset in 22..=40 {
+        script.publish(publication("a", offset));
+        let_run().await;
+    }
+    assert_eq!(measured(), before);
 }

@@ -89,6 +89,45 @@ async fn a_client_that_switches_to_a_socket_gets_what_waited_for_polls_in_order(
 }
 
 #[tokio::test]
+async fn a_connection_counts_by_how_it_is_carried_until_it_ends() {
+    use crate::testing::counters::Counters;
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
+    let count = |protocol: &str, transport: &str| {
+        let series = counters.series(crate::metering::CONNECTIONS);
+        let labels = [protocol, transport].map(str::to_owned).to_vec();
+        series
+            .get(&labels)
+            .map_or(0.0, |bits| f64::from_bits(*bits))
+    };
+    let limits = roomy();
+    let (tcp, _tcp) = connect(WireFormat::POMELO.on_a_stream(), &limits).await;
+    tcp.enter_count();
+    assert!(count("pomelo", "tcp") > 0.5);
+    tcp.leave_count();
+    assert!(count("pomelo", "tcp") < 0.5);
+
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
+    let polling = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
+    polling.enter_count();
+    assert!(count("json", "polling") > 0.5 && count("json", "websocket") < 0.5);
+    let (writer, _client) = client::socket(WireFormat::JSON).await;
+    polling.switch(writer);
+    assert!(count("json", "polling") < 0.5 && count("json", "websocket") > 0.5);
+    polling.leave_count();
+    assert!(count("json", "polling") < 0.5 && count("json", "websocket") < 0.5);
+
+    // The socket may come when the connection has ended already.
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
+    let late = Connection::new(mailbox, WireFormat::JSON, limits);
+    late.enter_count();
+    late.leave_count();
+    let (writer, _client) = client::socket(WireFormat::JSON).await;
+    late.switch(writer);
+    assert!(count("json", "polling").abs() < 0.5 && count("json", "websocket").abs() < 0.5);
+}
+
+#[tokio::test]
 async fn no_frame_overtakes_queued_ones_when_the_socket_takes_bytes_again() {
     let limits = roomy();
     let (connection, mut client, last) = stuck(&limits).await;

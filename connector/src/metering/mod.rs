@@ -1,14 +1,30 @@
 //! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
+mod calls;
+mod now;
+mod requests;
+
+#[cfg(test)]
+pub(crate) use calls::CALLS as CHAT_CALLS;
+pub(crate) use calls::{
+    ChatCall, HISTORY, JOIN, LEAVE, LIST_MEMBERS, PROBE, SEND_STREAM, answer_times, probe_came_back,
+};
+pub(crate) use now::Now;
+#[cfg(test)]
+pub(crate) use requests::REQUESTS;
+pub(crate) use requests::{Asked, LoginStep, RequestUnderWay, Requests};
+
 use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
 use metrics::{counter, gauge, histogram};
 use runtime::families::{Family, register};
 use tokio::time::Instant;
-use wire::{Disconnect, Reason};
+use wire::{Disconnect, Protocol, Reason};
 
-/// Clients that are connected, over any protocol.
+/// Clients that are connected.
 pub(crate) const CONNECTIONS: &str = "connector_connections";
 pub(crate) const DRAIN_LEFT: &str = "connector_drain_left";
+/// How old publications are when they are written to sockets.
+pub(crate) const LAG: &str = "connector_delivery_lag_seconds";
 /// Publications encoded, once for each wire format in use.
 pub(crate) const ENCODINGS: &str = "connector_encodings_total";
 /// How often the flusher wrote to clients what one channel had ready for them.
@@ -77,6 +93,11 @@ const OUTCOMES: [&str; 7] = [
 /// The values of the label `protocol`.
 pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
 
+/// The values of the label `protocol` of those who are connected. How they are is another label.
+const SPOKEN: [&str; 3] = ["pomelo", "socketio", "json"];
+/// The values of the label `transport`.
+const TRANSPORTS: [&str; 3] = ["websocket", "tcp", "polling"];
+
 /// The labels of all variants of a type, in the order of its `ALL`. `$label` is the method that names one.
 macro_rules! labels {
     ($kind:ty, $label:ident) => {{
@@ -95,7 +116,11 @@ const BOUNDS: [&str; Bound::ALL.len()] = labels!(Bound, label);
 const REFUSALS: [&str; Reason::ALL.len()] = labels!(Reason, name);
 
 const FAMILIES: &[Family] = &[
-    Family::gauge(CONNECTIONS, "Clients that are connected, over any protocol"),
+    Family::gauge(
+        CONNECTIONS,
+        "Clients that are connected, by protocol and transport",
+    )
+    .by(&[("protocol", &SPOKEN), ("transport", &TRANSPORTS)]),
     Family::gauge(
         DRAIN_LEFT,
         "Connections that a connector which stops has still to close",
@@ -120,6 +145,10 @@ const FAMILIES: &[Family] = &[
     ),
     Family::counter(LOGINS_REFUSED, "Logins that were refused, by reason")
         .by(&[("reason", &REFUSALS)]),
+    Family::histogram(
+        LAG,
+        "The time from publishing to writing to the sockets of the members here, of some publications",
+    ),
     Family::counter(
         ENCODINGS,
         "Publications encoded, once for each wire format that has a member",
@@ -187,6 +216,29 @@ const FAMILIES: &[Family] = &[
     )
     .by(&[("call", &HOOK_ASKED)]),
 ];
+
+/// So many clients more are connected, by their protocol and how its messages come.
+pub(crate) fn connections(protocol: Protocol, transport: Transport, change: f64) {
+    let protocol = match protocol {
+        Protocol::Pomelo => "pomelo",
+        Protocol::SocketIo(_) => "socketio",
+        Protocol::Json => "json",
+    };
+    let transport = match transport {
+        Transport::WebSocket => "websocket",
+        Transport::Tcp => "tcp",
+        Transport::Polling => "polling",
+    };
+    gauge!(CONNECTIONS, "protocol" => protocol, "transport" => transport).increment(change);
+}
+
+/// How the messages of a client come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    WebSocket,
+    Tcp,
+    Polling,
+}
 
 /// Counts a repaired difference between the store and this connector's sessions.
 pub(crate) fn count_repair(reason: &'static str) {
@@ -264,4 +316,7 @@ pub(crate) fn count_late_handler_request() {
 /// Registers all families, with every series at 0.
 pub(crate) fn register_all() {
     register(FAMILIES);
+    register(requests::FAMILIES);
+    register(calls::FAMILIES);
+    register(now::FAMILIES);
 }
