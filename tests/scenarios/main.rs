@@ -79,6 +79,7 @@ mod socket_io;
 mod standalone;
 mod store_growth;
 mod switched_primaries;
+mod systemd_units;
 mod tls_attacks;
 mod tls_chat;
 mod tls_clients;
