@@ -58,6 +58,7 @@ mod own_handlers;
 mod pipelined_sends;
 mod pomelo_libraries;
 mod pomelo_protocol;
+mod proxies_in_front;
 mod quick_start;
 mod racing_sends;
 mod raw_tcp;
