@@ -1,10 +1,10 @@
 //! The settings in deploy/: what is set there exists, and a service takes it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::tls::Authority;
-use testkit::{binaries, workspace};
+use testkit::{binaries, workspace, yaml};
 
 /// Files that settings may name, by their names.
 pub(crate) struct Named {
@@ -128,5 +128,20 @@ fn every_variable_that_the_packages_propose_is_a_setting() {
             count += 1;
         }
         assert!(count >= 3, "{text}");
+    }
+}
+
+#[test]
+fn connectors_and_chats_take_the_settings_of_the_manifests() {
+    let named = Named::new();
+    let path: &Path = &workspace().join("deploy/kubernetes/settings.yaml");
+    let map = &yaml::documents(&[path])[0]["data"];
+    for service in ["connector", "chat"] {
+        let settings = map[format!("{service}.toml")].as_str().expect("settings");
+        assert_eq!(
+            complaints(service, &named.put_into(settings)),
+            "",
+            "{service}"
+        );
     }
 }

@@ -41,6 +41,7 @@ mod hanging_shard;
 mod heavy_reads;
 mod hooks;
 mod json_clients;
+mod kubernetes;
 mod lagging_replica;
 mod limits;
 mod listed_connectors;
