@@ -24,6 +24,7 @@ mod containers;
 mod contract;
 mod costs;
 mod dead_connectors;
+mod debian_packages;
 mod deleting;
 mod deploys;
 mod detached_members;
