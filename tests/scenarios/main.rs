@@ -28,6 +28,7 @@ mod debian_packages;
 mod deleting;
 mod deploys;
 mod detached_members;
+mod docs_site;
 mod documented_calls;
 mod doors;
 mod drained_connectors;
