@@ -95,3 +95,4 @@ mod user_info;
 mod watching;
 mod without_codegen;
 mod without_peers;
+mod workflows;
