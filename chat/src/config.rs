@@ -305,6 +305,10 @@ impl Settings for Config {
     fn check(&self) -> Result<(), String> {
         if self.ack_replicas.is_some() && matches!(self.ack, AckBy::Primary) {
             return Err("--ack-replicas: it has no effect without --ack replica; add that, or leave this out".to_owned());
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
         }
         if let Some(life) = self.channel_life.filter(|life| *life < self.log_life) {
             let log_life = self.log_life;

@@ -50,6 +50,7 @@ async fn start(
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
         config.admin_access.clone(),
+        "chat",
         readiness,
         shutdown.clone(),
     )));

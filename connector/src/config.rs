@@ -491,6 +491,10 @@ impl Settings for Config {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     }
 
     fn check(&self) -> Result<(), String> {

@@ -71,6 +71,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let admin = tokio::spawn(admin::serve(
         admin_listener,
         config.admin_access.clone(),
+        "connector",
         readiness.clone(),
         shutdown.clone(),
     ));

@@ -13,7 +13,7 @@ use crate::readiness::Readiness;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -40,19 +40,21 @@ struct Health {
     metrics: Metrics,
 }
 
-/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports.
+/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports. The header `server` of each answer
+/// is the name of the service, so that `health` is not deceived by something else at this port.
 pub async fn serve(
     listener: TcpListener,
+    service: &'static str,
     settings: AdminSettings,
     readiness: Readiness,
     shutdown: Shutdown,
 ) {
-    let settings = Arc::new(settings);
+    let guard = Arc::new(Guard { service, settings });
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(settings, check))
+        .layer(middleware::from_fn_with_state(guard, check))
         .with_state(Health {
             readiness,
             shutdown,
@@ -90,16 +92,22 @@ async fn answer(stream: TcpStream, router: Router) {
     }
 }
 
+/// What stands in front of every answer.
+struct Guard {
+    service: &'static str,
+    settings: AdminSettings,
+}
+
 /// Answers 403 to requests that may come from a page of a stranger.
-async fn check(
-    State(settings): State<Arc<AdminSettings>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match settings.check(request.uri(), request.headers()) {
+async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let checked = guard.settings.check(request.uri(), request.headers());
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(words) => (StatusCode::FORBIDDEN, words + "\n").into_response(),
-    }
+    };
+    let service = HeaderValue::from_static(guard.service);
+    response.headers_mut().insert(header::SERVER, service);
+    response
 }
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
@@ -132,7 +140,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings = AdminSettings::default();
-        tokio::spawn(serve(listener, settings, readiness, shutdown));
+        tokio::spawn(serve(listener, "service", settings, readiness, shutdown));
         address
     }
 
@@ -173,6 +181,19 @@ mod tests {
 
         assert_eq!(request(address, "/livez").await, (OK.into(), "ok\n".into()));
         assert_eq!(request(address, "/else").await.0, "HTTP/1.1 404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn every_answer_names_the_service() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        for host in ["admin", "evil.example"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET /readyz HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("\r\nserver: service\r\n"), "{answer}");
+        }
     }
 
     #[tokio::test]

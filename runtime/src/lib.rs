@@ -16,6 +16,7 @@ pub mod descriptors;
 pub mod doors;
 pub mod families;
 pub mod files;
+mod health;
 pub mod huge_pages;
 pub mod lifecycle;
 pub mod listen;

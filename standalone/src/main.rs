@@ -140,6 +140,10 @@ impl Settings for Config {
     fn check(&self) -> Result<(), String> {
         self.doors.check(&self.grpc_door(self.grpc))?;
         self.doors.check(&self.clients.door(&self.listen))?;
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
         self.clients.check()?;
         self.grpc_tls().check().map_err(|error| error.to_string())
     }
@@ -281,6 +285,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         cleanup,
         connectors,
         watching,
+        "standalone",
         limits,
         chat_shutdown.clone(),
     );

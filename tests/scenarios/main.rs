@@ -41,6 +41,7 @@ mod grace;
 mod graceful_end;
 mod hanging_shard;
 mod heavy_reads;
+mod health;
 mod hooks;
 mod json_clients;
 mod kubernetes;

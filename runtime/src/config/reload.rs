@@ -109,7 +109,7 @@ impl<T: Settings> Source<T> {
             };
             match read {
                 Ok(Asked::Service(loaded)) => self.take(loaded, &latest, is_asked),
-                Ok(Asked::Text { .. }) => {}
+                Ok(Asked::Text { .. } | Asked::Health(_)) => {}
                 Err(error) => tracing::error!(%error, "the settings stay as they are"),
             }
         }
