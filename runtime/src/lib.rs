@@ -23,6 +23,7 @@ pub mod listen;
 mod log;
 pub mod pace;
 pub mod readiness;
+pub mod redis_settings;
 pub mod redis_timeout;
 pub mod telemetry;
 pub mod tls;

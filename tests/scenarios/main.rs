@@ -55,6 +55,7 @@ mod login_policies;
 mod login_storm;
 mod membership_faults;
 mod moving_clients;
+mod migrated;
 mod one_order;
 mod operators;
 mod origins;
