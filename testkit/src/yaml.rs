@@ -1,4 +1,4 @@
-//! Files in YAML, read by the libraries in tests/deploy.
+//! Files in YAML, read by libraries of Python.
 
 use crate::workspace;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use std::process::Command;
 /// If they can't be read, or the libraries are not installed.
 #[must_use]
 pub fn documents(files: &[&Path]) -> Vec<Value> {
-    read(&[], files)
+    read("tests/clients", &[], files)
 }
 
 /// The documents of manifests, which fit the schemas of Kubernetes.
@@ -20,17 +20,17 @@ pub fn documents(files: &[&Path]) -> Vec<Value> {
 /// The same, or if one does not fit.
 #[must_use]
 pub fn manifests(files: &[&Path]) -> Vec<Value> {
-    read(&["--kubernetes"], files)
+    read("tests/deploy", &["--kubernetes"], files)
 }
 
-fn read(flags: &[&str], files: &[&Path]) -> Vec<Value> {
-    let folder = workspace().join("tests/deploy");
-    let output = Command::new(folder.join(".venv/bin/python"))
-        .arg(folder.join("manifests.py"))
+/// `installed` is the folder with the libraries.
+fn read(installed: &str, flags: &[&str], files: &[&Path]) -> Vec<Value> {
+    let output = Command::new(workspace().join(installed).join(".venv/bin/python"))
+        .arg(workspace().join("tests/deploy/manifests.py"))
         .args(flags)
         .args(files)
         .output()
-        .expect("./tests/run installs the libraries in tests/deploy");
+        .expect("./tests/run installs the libraries");
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
     serde_json::from_slice(&output.stdout).expect("a list of documents")

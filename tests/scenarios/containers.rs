@@ -57,6 +57,7 @@ fn compose() -> Value {
 }
 
 #[test]
+#[ignore = "needs dockerfilelint: ./tests/run --long"]
 fn the_linter_finds_nothing_in_the_dockerfile() {
     let linter = workspace().join("tests/deploy/node_modules/.bin/dockerfilelint");
     let output = Command::new(linter)

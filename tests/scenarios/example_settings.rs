@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use testkit::tls::Authority;
 use testkit::{binaries, workspace, yaml};
+
+/// How long a service that ends everything at once may take, and chat until it does so.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Files that settings may name, by their names.
 pub(crate) struct Named {
@@ -12,6 +16,7 @@ pub(crate) struct Named {
     token: PathBuf,
     tokens: PathBuf,
     secret: PathBuf,
+    redis: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
 }
@@ -35,6 +40,7 @@ impl Named {
             token: file("token", token),
             tokens: file("tokens", line),
             secret: file("secret", &"0".repeat(64)),
+            redis: file("redis", "redis://127.0.0.1:6379\n"),
             certificate: identity.certificate,
             key: identity.key,
             authority,
@@ -51,6 +57,7 @@ impl Named {
             "token" | "chat-token" | "connector-token" => self.token.clone(),
             "tokens" => self.tokens.clone(),
             "clients" => self.secret.clone(),
+            "url" => self.redis.clone(),
             other => panic!("{path}: this test has no {other}"),
         }
     }
@@ -69,6 +76,24 @@ impl Named {
         }
         result
     }
+}
+
+/// How long a service may take to end after the signal, with the default settings: until it ends everything at once, and ten seconds
+/// after that.
+pub(crate) fn longest_end(service: &str) -> Duration {
+    let output = Command::new(binaries::path(service))
+        .args(["config", "show"])
+        .output()
+        .expect("it starts");
+    let shown = String::from_utf8(output.stdout).expect("text");
+    let mut lines = shown.lines();
+    let deadline = lines.find_map(|line| line.strip_prefix("deadline = \""));
+    let deadline = deadline.map(|rest| {
+        let seconds = rest.split_once("s\"").expect("seconds").0;
+        Duration::from_secs(seconds.parse().expect("a number"))
+    });
+    assert_eq!(deadline.is_none(), service == "chat", "{shown}");
+    deadline.unwrap_or(DEADLINE) + DEADLINE
 }
 
 /// What a service says about this file of settings; empty if it takes them.
