@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use testkit::pace::timeout;
 use testkit::polling::Poller;
@@ -20,20 +21,24 @@ use testkit::{SOON, json::Client as Json, socket_io, wait, workspace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Where all clients of these tests are. The proxy and the connectors are at 127.0.0.1.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// What connectors need behind a proxy that speaks HTTP.
-const FORWARDED: [&str; 2] = ["--trusted-proxies", "127.0.0.1"];
+pub(crate) const FORWARDED: [&str; 2] = ["--trusted-proxies", "127.0.0.1"];
 /// What they need behind one that speaks the PROXY protocol.
-const PREFACED: [&str; 3] = ["--trusted-proxies", "127.0.0.1", "--proxy-protocol"];
+pub(crate) const PREFACED: [&str; 3] = ["--trusted-proxies", "127.0.0.1", "--proxy-protocol"];
 
 /// A running proxy.
-struct Front {
+pub(crate) struct Front {
     process: Process,
     /// For clients without TLS: it speaks TLS for them, and connects from [`CLIENTS`].
     address: SocketAddr,
+    is_haproxy: bool,
+    /// When clients came.
+    arrivals: Arc<Mutex<Vec<Instant>>>,
     _relays: [JoinSet<()>; 2],
     _authority: Authority,
     _folder: TempDir,
@@ -48,6 +53,9 @@ fn example(file: &str, connectors: &[Connector], authority: &Authority) -> (Stri
     let both = [&identity.certificate, &identity.key].map(|it| fs::read(it).expect("a file"));
     let bundle = authority.file("bundle.pem");
     fs::write(&bundle, both.concat()).expect("a file");
+    for number in 2..connectors.len() {
+        example = with_another(&example, number);
+    }
     let mut put = |documented: &str, here: &str| {
         example = example.replace(documented, here);
     };
@@ -80,6 +88,22 @@ fn example(file: &str, connectors: &[Connector], authority: &Authority) -> (Stri
     (example, port)
 }
 
+/// An example names two connectors. A further one is written like the second.
+fn with_another(example: &str, number: usize) -> String {
+    let mut text = String::new();
+    for line in example.lines() {
+        let _ = writeln!(text, "{line}");
+        if line.trim_start().starts_with("server ") && line.contains("127.0.0.1:3011") {
+            let another = line
+                .replace("connector-2", &format!("connector-{}", number + 1))
+                .replace("127.0.0.1:3011", &format!("127.0.0.1:{}", 3010 + number))
+                .replace("port 9102", &format!("port {}", 9101 + number));
+            let _ = writeln!(text, "{another}");
+        }
+    }
+    text
+}
+
 /// The rest of nginx.conf around an example.
 fn nginx(folder: &Path, context: &str, example: &Path) -> String {
     let mut config = "daemon off; pid nginx.pid; error_log stderr warn;\n".to_owned();
@@ -87,7 +111,10 @@ fn nginx(folder: &Path, context: &str, example: &Path) -> String {
     if context == "stream" && Path::new(module).exists() {
         let _ = writeln!(config, "load_module {module};");
     }
-    let _ = writeln!(config, "events {{ worker_connections 256; }}\n{context} {{");
+    let _ = writeln!(
+        config,
+        "events {{ worker_connections 8192; }}\n{context} {{"
+    );
     if context == "http" {
         let _ = writeln!(config, "access_log off;");
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
@@ -99,8 +126,13 @@ fn nginx(folder: &Path, context: &str, example: &Path) -> String {
 }
 
 impl Front {
-    /// Starts the proxy that this example is for, and waits until it takes connections.
+    /// Starts the proxy that this example is for, and waits until it takes connections. All clients come from [`CLIENTS`].
     async fn start(file: &str, connectors: &[Connector]) -> Self {
+        Self::start_from(file, connectors, 1).await
+    }
+
+    /// The same, with clients that come from so many addresses in turn.
+    pub(crate) async fn start_from(file: &str, connectors: &[Connector], addresses: u8) -> Self {
         let authority = Authority::new();
         let (config, port) = example(file, connectors, &authority);
         let folder = tempfile::tempdir().expect("a directory");
@@ -138,11 +170,14 @@ impl Front {
             TcpStream::connect(proxy).await.is_ok()
         })
         .await;
-        let (elsewhere, from_there) = from_elsewhere(proxy).await;
+        let arrivals = Arc::default();
+        let (elsewhere, from_there) = from_elsewhere(proxy, addresses, Arc::clone(&arrivals)).await;
         let (address, with_tls) = authority.proxy(elsewhere).await;
         Self {
             process,
             address,
+            is_haproxy: file.starts_with("haproxy/"),
+            arrivals,
             _relays: [from_there, with_tls],
             _authority: authority,
             _folder: folder,
@@ -150,19 +185,54 @@ impl Front {
     }
 }
 
-/// Passes connections on to the proxy, from the address of [`CLIENTS`].
-async fn from_elsewhere(proxy: SocketAddr) -> (SocketAddr, JoinSet<()>) {
+impl Front {
+    /// For clients without TLS.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn is_haproxy(&self) -> bool {
+        self.is_haproxy
+    }
+
+    /// When clients have come so far.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.arrivals.lock().expect("no panic").clone()
+    }
+
+    /// Waits until the proxy has logged this.
+    pub(crate) async fn until_line(&mut self, text: &str) {
+        let process = &mut self.process;
+        process
+            .until_line(text, |line| line.contains(text).then_some(()))
+            .await;
+    }
+}
+
+/// Passes connections on to the proxy, from so many addresses in turn, of which the first is [`CLIENTS`].
+async fn from_elsewhere(
+    proxy: SocketAddr,
+    addresses: u8,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
+) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.expect("the kernel has a free port");
     let address = listener.local_addr().expect("it is bound");
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut carried = JoinSet::new();
+        let [first @ .., last] = CLIENTS.octets();
+        let mut turns = (0..addresses).cycle();
         while let Ok((mut client, _)) = listener.accept().await {
+            arrivals.lock().expect("no panic").push(Instant::now());
+            while carried.try_join_next().is_some() {}
+            let turn = turns.next().expect("it never ends");
+            let [a, b, c] = first;
+            let from = Ipv4Addr::new(a, b, c, last + turn);
             carried.spawn(async move {
                 let socket = TcpSocket::new_v4().expect("a socket");
                 socket
-                    .bind((CLIENTS, 0).into())
+                    .bind((from, 0).into())
                     .expect("an address of loopback");
                 if let Ok(mut server) = socket.connect(proxy).await {
                     // When one side ends, both are dropped, which passes the end on.
@@ -353,13 +423,8 @@ async fn haproxy_sends_nobody_new_to_a_connector_that_is_not_ready() {
         let stays = someone_gets_in(&front, "before").await;
         // The first connector accepts connections as before, but nobody gets what is said there.
         system.chats[0].kill();
-        front
-            .process
-            .until_line("that the first connector is out", |line| {
-                line.contains("Server connectors/connector-1 is DOWN")
-                    .then_some(())
-            })
-            .await;
+        let out = "Server connectors/connector-1 is DOWN";
+        front.until_line(out).await;
         let before = system.connectors[0].connections().await;
         for number in 0..4 {
             let client = Json::connect(front.address).await;
