@@ -16,6 +16,7 @@ use runtime::config::{Names, Settings};
 use runtime::doors::{Door, DoorSettings};
 use runtime::listen::address;
 use runtime::pace::Rate;
+use runtime::redis_settings::RedisSettings;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -57,10 +58,9 @@ pub struct Config {
     #[command(flatten)]
     pub admin_access: AdminSettings,
 
-    /// The Redis that holds the channels, the same for all chats and connectors: redis://, redis+sentinel:// or
-    /// redis-cluster://; rediss in place of redis encrypts
-    #[arg(long, hide_env_values = true, default_value = "redis://127.0.0.1:6379")]
-    pub redis: String,
+    /// The Redis that holds the channels.
+    #[command(flatten)]
+    pub redis: RedisSettings,
 
     /// PEM file of the certificate authorities to trust for an encrypted Redis, instead of the public ones
     #[arg(long, value_name = "FILE")]
@@ -250,6 +250,9 @@ impl Grouped for Config {
         (
             "Redis",
             &[
+                "redis_file",
+                "redis_config",
+                "env",
                 "redis_ca",
                 "redis_timeout",
                 "ack_replicas",
@@ -322,6 +325,10 @@ impl Settings for Config {
         &self.log
     }
 
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.ack_replicas.is_some() && matches!(self.ack, AckBy::Primary) {
             return Err("--ack-replicas: it has no effect without --ack replica; add that, or leave this out".to_owned());
@@ -336,17 +343,22 @@ impl Settings for Config {
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         self.tls.check().map_err(|error| error.to_string())?;
         self.doors.check(&self.door(self.listen))?;
-        match check_url(&self.redis, self.redis_ca.as_deref()) {
+        match check_url(&self.redis.url()?, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
             Err(error) => Err(format!(
-                "--redis: {error}; expected one such as redis://127.0.0.1:6379"
+                "{}: {error}; expected one such as redis://127.0.0.1:6379",
+                self.redis.flag()
             )),
         }
     }
 
     fn warnings(&self) -> Vec<String> {
-        channel_rules::warnings(&self.channels)
+        [
+            self.redis.warnings(),
+            channel_rules::warnings(&self.channels),
+        ]
+        .concat()
     }
 }
 

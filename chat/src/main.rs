@@ -36,7 +36,8 @@ async fn start(
         .context("--api-tokens-file")?;
     let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
-    let store = RedisStore::open(&config.redis, config.store())
+    let redis = config.redis.url().map_err(anyhow::Error::msg)?;
+    let store = RedisStore::open(&redis, config.store())
         .await
         .context("cannot use this Redis")?;
     let address = port.local_address()?;
@@ -54,7 +55,7 @@ async fn start(
     // Letters to connectors and from them, and what watchers hear, have connections of their own.
     let options = config.store();
     let watching = Watching::new(options.channel_life);
-    let feed = RedisFeed::open_beside_store(&config.redis, options, watching.clone()).await;
+    let feed = RedisFeed::open_beside_store(&redis, options, watching.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
     watching.follow(feed.clone());
     let connectors = Connectors::begin(feed.registry(), feed.leases(), feed.inboxes());
@@ -81,6 +82,7 @@ async fn start(
     }
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
+        "chat",
         config.admin_access.clone(),
         pages,
         readiness,

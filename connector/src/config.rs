@@ -25,6 +25,7 @@ use runtime::cli::{Grouped, bytes, duration, number, origin, prefix, share};
 use runtime::config::{Names, Settings};
 use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
+use runtime::redis_settings::RedisSettings;
 use runtime::tls::TlsSettings;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
@@ -71,15 +72,9 @@ pub struct Config {
     #[command(flatten)]
     pub chat_access: ChatAccess,
 
-    /// The Redis that chat uses: redis://, redis+sentinel:// or redis-cluster://. Write rediss instead of redis for an
-    /// encrypted connection
-    #[arg(
-        long,
-        hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379",
-        value_name = "URL"
-    )]
-    pub redis: String,
+    /// The Redis that chat uses.
+    #[command(flatten)]
+    pub redis: RedisSettings,
 
     /// PEM file with the certificate authorities for an encrypted Redis, instead of the public ones
     #[arg(long, value_name = "FILE")]
@@ -311,6 +306,9 @@ impl Grouped for Config {
         (
             "Redis",
             &[
+                "redis_file",
+                "redis_config",
+                "env",
                 "redis_ca",
                 "redis_timeout",
                 "prefix",
@@ -493,6 +491,10 @@ impl Settings for Config {
         &self.log
     }
 
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     fn check(&self) -> Result<(), String> {
         self.clients.check()?;
         self.doors.check(&self.clients.door(&self.listen))?;
@@ -505,17 +507,18 @@ impl Settings for Config {
             return Err("--id: it is empty; expected a name for this connector".to_owned());
         }
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
-        match check_url(&self.redis, self.redis_ca.as_deref()) {
+        match check_url(&self.redis.url()?, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
             Err(error) => Err(format!(
-                "--redis: {error}; expected one such as redis://127.0.0.1:6379"
+                "{}: {error}; expected one such as redis://127.0.0.1:6379",
+                self.redis.flag()
             )),
         }
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.clients.warnings()
+        [self.redis.warnings(), self.clients.warnings()].concat()
     }
 }
 

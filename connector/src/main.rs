@@ -39,7 +39,8 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let admin_listener = listen::bind(config.admin)?;
 
     let hub = Hub::new(config.touch);
-    let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
+    let redis = config.redis.url().map_err(anyhow::Error::msg)?;
+    let feed = RedisFeed::open(&redis, config.store_options(), hub.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
     let own = OwnSettings {
         lease: config.lease,
@@ -70,6 +71,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        "connector",
         config.admin_access.clone(),
         admin::Router::new(),
         readiness.clone(),

@@ -14,7 +14,7 @@ use crate::lifecycle::Shutdown;
 use crate::readiness::Readiness;
 use axum::Extension;
 use axum::extract::{RawQuery, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -47,16 +47,18 @@ struct Health {
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports. `more` are further paths,
-/// inside the same bounds.
+/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports. The header `server` of each answer
+/// is the name of the service, so that `health` is not deceived by something else at this port. `more` are further paths, inside the
+/// same bounds.
 pub async fn serve(
     listener: TcpListener,
+    service: &'static str,
     settings: AdminSettings,
     more: Router,
     readiness: Readiness,
     shutdown: Shutdown,
 ) {
-    let settings = Arc::new(settings);
+    let guard = Arc::new(Guard { service, settings });
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -67,7 +69,7 @@ pub async fn serve(
             metrics: Metrics::install(),
         })
         .merge(more)
-        .layer(middleware::from_fn_with_state(settings, check));
+        .layer(middleware::from_fn_with_state(guard, check));
     let mut connections = VecDeque::new();
     loop {
         match listener.accept().await {
@@ -101,16 +103,22 @@ async fn answer(stream: TcpStream, router: Router) {
     }
 }
 
+/// What stands in front of every answer.
+struct Guard {
+    service: &'static str,
+    settings: AdminSettings,
+}
+
 /// Answers 403 to requests that may come from a page of a stranger.
-async fn check(
-    State(settings): State<Arc<AdminSettings>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match settings.check(request.uri(), request.headers()) {
+async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let checked = guard.settings.check(request.uri(), request.headers());
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(words) => (StatusCode::FORBIDDEN, words + "\n").into_response(),
-    }
+    };
+    let service = HeaderValue::from_static(guard.service);
+    response.headers_mut().insert(header::SERVER, service);
+    response
 }
 
 /// As JSON for those who ask for it, by `Accept` or by `?format=json`, and otherwise as text.
@@ -163,7 +171,8 @@ mod tests {
             "/more",
             get(|Extension(peer): Extension<Peer>| async move { peer.0.ip().to_string() }),
         );
-        tokio::spawn(serve(listener, settings, more, readiness, shutdown));
+        let served = serve(listener, "service", settings, more, readiness, shutdown);
+        tokio::spawn(served);
         address
     }
 
@@ -226,6 +235,19 @@ mod tests {
         let (status, body) = request(address, "/readyz?format=json").await;
         assert_eq!(status, UNAVAILABLE);
         assert!(body.contains(r#""draining":true"#), "{body}");
+    }
+
+    #[tokio::test]
+    async fn every_answer_names_the_service() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        for host in ["admin", "evil.example"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET /readyz HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("\r\nserver: service\r\n"), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 //! It runs the same services as the binaries `chat` and `connector`. The connector calls chat without a network in
 //! between.
 
+mod migrate;
+
 use anyhow::Context;
 use channel_rules::{ChannelRule, ChannelTable};
 use channel_store::StoreOptions;
@@ -127,6 +129,7 @@ impl Settings for Config {
     const RELOADED: &'static [&'static str] = connector::config::RELOADED;
     type Tables = Tables;
     const TABLES: &'static [&'static str] = &["connector.auth.issuer", ChannelTable::NAME];
+    const COMMANDS: &'static [(&'static str, &'static str)] = &[migrate::COMMAND];
     const EXAMPLES: &'static [&'static str] = &[
         "\n# [[connector.auth.issuer]] is [[auth.issuer]] of connector.toml: see docs/access.md\n",
         ChannelTable::EXAMPLE,
@@ -139,6 +142,10 @@ impl Settings for Config {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     fn check(&self) -> Result<(), String> {
@@ -176,6 +183,13 @@ impl AsRef<ClientSettings> for Config {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments
+        .next_if(|first| first == migrate::COMMAND.0)
+        .is_some()
+    {
+        return migrate::migrate_pomelo(arguments);
+    }
     let (config, source) = config::load::<Config>();
     telemetry::init(&config.log);
     lifecycle::run("standalone", 1, async |shutdown| {
@@ -280,6 +294,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        "standalone",
         config.admin_access,
         pages,
         readiness.clone(),

@@ -73,6 +73,7 @@ pub mod tls;
 pub mod wait;
 mod watchdog;
 pub mod websocket;
+pub mod yaml;
 
 /// A limit for waits. Everything that happens at all happens much sooner. On a busy machine the limit is longer
 /// ([`pace`]).

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use testkit::workspace;
 
 /// How paths of the repository begin. Text in backticks that begins otherwise is a relative path, or no path.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "channel-store/",
     "chat/",
     "connector/",
+    "deploy/",
     "docs/",
     "runtime/",
     "standalone/",

@@ -13,7 +13,7 @@ use testkit::{SOON, http, long, wait};
 use tokio::time::Instant;
 
 /// How long a service may take to end.
-const END: Duration = Duration::from_secs(30);
+pub(crate) const END: Duration = Duration::from_secs(30);
 
 /// The number of connections that a connector says it has. `None`: it does not answer any more.
 async fn connections(admin: SocketAddr) -> Option<u64> {
@@ -22,7 +22,7 @@ async fn connections(admin: SocketAddr) -> Option<u64> {
 }
 
 /// Looks at the connections of a connector until it has none, or does not answer. Returns what was seen, and when.
-async fn watch(admin: SocketAddr) -> Vec<(Instant, u64)> {
+pub(crate) async fn watch(admin: SocketAddr) -> Vec<(Instant, u64)> {
     let mut seen = Vec::new();
     while let Some(count) = connections(admin).await {
         seen.push((Instant::now(), count));
@@ -34,7 +34,7 @@ async fn watch(admin: SocketAddr) -> Vec<(Instant, u64)> {
 }
 
 /// Between any two looks at most this many connections a second were closed, and those of one second more.
-fn assert_paced(seen: &[(Instant, u64)], rate: u64) {
+pub(crate) fn assert_paced(seen: &[(Instant, u64)], rate: u64) {
     for (index, (began, before)) in seen.iter().enumerate() {
         for (ended, after) in &seen[index..] {
             let seconds = (*ended - *began).as_secs_f64();

@@ -6,11 +6,17 @@ use super::place::{Place, complaint, of_variable, reason};
 use super::text::{self, Shown};
 use super::{Settings, SettingsError};
 use crate::cli::brief;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use crate::health::Question;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+/// The command that asks another process, its own flag, and how that is written.
+const HEALTH: &str = "health";
+const LIVE: &str = "live";
+const OF_HEALTH: &str = "--live";
 
 /// What the arguments ask for.
 pub(super) enum Asked<T> {
@@ -22,6 +28,8 @@ pub(super) enum Asked<T> {
         /// What should be looked at. It goes to stderr.
         warnings: Vec<String>,
     },
+    /// To ask the process that runs with these settings.
+    Health(Question),
 }
 
 impl<T> Asked<T> {
@@ -73,6 +81,16 @@ pub(super) fn command<T: Settings>() -> Command {
                 .arg(Arg::new("FILE").required(true).value_parser(value_parser!(PathBuf))),
         )
         .subcommand(of_file("show", "Prints all settings that would be used, and where each comes from. Passwords are hidden"));
+    let health = of_file(
+        HEALTH,
+        "Asks the process that runs with the same settings whether it is ready. Exits with 0 or 1",
+    )
+    .arg(
+        Arg::new(LIVE)
+            .long(LIVE)
+            .action(ArgAction::SetTrue)
+            .help("Asks whether it runs, and not whether it is ready"),
+    );
     let others = T::COMMANDS.iter().map(|(name, about)| {
         // The service itself reads what follows.
         let rest = Arg::new("rest")
@@ -82,11 +100,27 @@ pub(super) fn command<T: Settings>() -> Command {
             .hide(true);
         of_file(name, about).arg(rest)
     });
-    command.arg(file).subcommand(config).subcommands(others)
+    command
+        .arg(file)
+        .subcommand(config)
+        .subcommand(health)
+        .subcommands(others)
 }
 
-/// Puts the flags that stand behind `config show` in front of it, where the command line takes them.
+/// Puts the flags that stand behind `config show` or `health` in front of it, where the command line takes them.
 fn flags_first(arguments: &[OsString]) -> Vec<OsString> {
+    if let [program, health, flags @ ..] = arguments
+        && health == HEALTH
+        && !flags.iter().any(|it| it == "-h" || it == "--help")
+    {
+        let (own, others): (Vec<_>, Vec<_>) = flags.iter().partition(|it| *it == OF_HEALTH);
+        let all = [program]
+            .into_iter()
+            .chain(others)
+            .chain([health])
+            .chain(own);
+        return all.cloned().collect();
+    }
     let mut pairs = arguments.windows(2);
     let at = pairs.position(|pair| pair[0] == "config" && pair[1] == "show");
     let (before, rest) = arguments.split_at(at.unwrap_or(arguments.len()));
@@ -124,6 +158,7 @@ pub(super) fn read<T: Settings>(
     let mut matches = given.try_get_matches_from(arguments).map_err(wrong)?;
     let asked = match matches.subcommand() {
         Some(("config", asked)) => asked.subcommand(),
+        Some((HEALTH, asked)) => Some((HEALTH, asked)),
         Some((name, _)) => {
             let program = T::command().get_name().to_owned();
             let error = format!("{name} must be the first word, as in `{program} {name}`");
@@ -139,6 +174,10 @@ pub(super) fn read<T: Settings>(
     }
     let is_check = matches!(asked, Some(("check", _)));
     let is_show = matches!(asked, Some(("show", _)));
+    let live = match asked {
+        Some((HEALTH, asked)) => Some(asked.get_flag(LIVE)),
+        _ => None,
+    };
     let file = match (path, content) {
         (Some(path), Some(content)) => Some(ConfigFile::of(path, content)?),
         (Some(path), None) => Some(ConfigFile::read(path)?),
@@ -162,7 +201,12 @@ pub(super) fn read<T: Settings>(
     if let Some(file) = &file {
         values.extend(file.table_texts(T::TABLES)?);
     }
-    let mut settings = T::from_arg_matches_mut(&mut without_config(matches))?;
+    let mut settings = T::from_arg_matches_mut(&mut without_command(matches))?;
+    if let Some(live) = live {
+        // What else may be wrong with the settings by now does not matter to the process that runs.
+        let admin = settings.admin();
+        return Ok(Asked::Health(Question { admin, live }));
+    }
     settings.take(match &file {
         Some(file) => file.tables()?,
         None => T::Tables::default(),
@@ -190,8 +234,8 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
 }
 
 /// A service with subcommands of its own would not know this one.
-fn without_config(mut matches: ArgMatches) -> ArgMatches {
-    if matches.subcommand_name() == Some("config") {
+fn without_command(mut matches: ArgMatches) -> ArgMatches {
+    if matches!(matches.subcommand_name(), Some("config" | HEALTH)) {
         matches.remove_subcommand();
     }
     matches

@@ -19,12 +19,14 @@ pub use key::{Names, Part};
 pub use reload::{Reloading, Source, fixed};
 
 use crate::cli::{Grouped, USAGE, one_line, redact};
+use crate::health::Question;
 use crate::telemetry::LogSettings;
 use clap::error::ErrorKind;
 use command::Asked;
 use serde::de::DeserializeOwned;
 use std::env;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process;
 
 /// The settings of a service.
@@ -48,6 +50,9 @@ pub trait Settings: Grouped + Send + Sync + 'static {
 
     /// Takes the tables of the file, or empty ones if there is no file.
     fn take(&mut self, tables: Self::Tables);
+
+    /// Where `/livez` and `/readyz` are served, for `health`.
+    fn admin(&self) -> SocketAddr;
 
     /// What is logged.
     fn log(&self) -> &LogSettings;
@@ -79,7 +84,7 @@ pub enum SettingsError {
 /// Reads the settings of this process.
 ///
 /// A mistake ends the process with [`USAGE`] and one line on stderr. `--help`, `--version` and the subcommands of `config` print
-/// what was asked for and end the process, too.
+/// what was asked for and end the process, too. `health` asks another process, and ends this one with 0 or 1.
 #[must_use]
 pub fn load<T: Settings>() -> (T, Source<T>) {
     let source = Source::new(env::args_os().collect());
@@ -92,9 +97,26 @@ pub fn load<T: Settings>() -> (T, Source<T>) {
             print!("{text}");
             process::exit(0);
         }
+        Ok(Asked::Health(question)) => process::exit(health::<T>(question)),
         Err(error) => {
             eprintln!("{}: {error}", T::command().get_name());
             process::exit(USAGE.into());
+        }
+    }
+}
+
+/// Asks another process, shows what it says, and returns the exit code.
+fn health<T: Settings>(question: Question) -> i32 {
+    let command = T::command();
+    let service = command.get_name();
+    match question.ask(service) {
+        Ok(words) => {
+            print!("{words}");
+            0
+        }
+        Err(words) => {
+            eprintln!("{words}");
+            1
         }
     }
 }
@@ -108,6 +130,7 @@ pub fn read<T: Settings>(arguments: &[&str]) -> Result<T, SettingsError> {
     match Source::<T>::new(arguments).read()? {
         Asked::Service(loaded) => Ok(loaded.settings),
         Asked::Text { text, .. } => Err(SettingsError::Arguments(text)),
+        Asked::Health(_) => Err(SettingsError::arguments("health starts no service")),
     }
 }
 

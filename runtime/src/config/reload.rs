@@ -138,7 +138,7 @@ impl<T: Settings> Source<T> {
             note_read(read.is_ok());
             match read {
                 Ok(Asked::Service(loaded)) => self.take(loaded, &latest, is_asked),
-                Ok(Asked::Text { .. }) => {}
+                Ok(Asked::Text { .. } | Asked::Health(_)) => {}
                 Err(error) => tracing::error!(%error, "the settings stay as they are"),
             }
         }

@@ -9,6 +9,7 @@ use clap::Parser;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,10 @@ struct Service {
     /// Where it listens
     #[arg(long, default_value = "127.0.0.1:1")]
     listen: String,
+    /// Where it can be asked
+    #[arg(long, default_value = "127.0.0.1:2")]
+    admin: SocketAddr,
+
     /// How much; more is slower
     #[arg(long, default_value = "1KiB", value_parser = bytes::<u32>(1..=1 << 20), value_name = "BYTES")]
     much: u32,
@@ -86,6 +91,10 @@ impl Settings for Service {
     const TABLES: &'static [&'static str] = &["rule", "deep.rule"];
     const EXAMPLES: &'static [&'static str] = &["\n#[[rule]]\n#name = \"first\"\n"];
     const COMMANDS: &'static [(&'static str, &'static str)] = &[("paint", "Paints things")];
+
+    fn admin(&self) -> SocketAddr {
+        self.admin
+    }
 
     fn take(&mut self, tables: Tables) {
         self.rules = [tables.rule, tables.deep.rule].concat();
@@ -535,4 +544,41 @@ fn what_needs_a_restart_is_what_differs_from_what_runs() {
         let values = values(now);
         assert_eq!(running.take::<Service>(&values), expected, "{now:?}");
     }
+}
+
+/// What `health` would ask with these arguments.
+fn asked(arguments: &[&str]) -> Result<(String, bool), String> {
+    let arguments: Vec<_> = [&["service"], arguments]
+        .concat()
+        .iter()
+        .map(Into::into)
+        .collect();
+    match read::<Service>(&arguments, None) {
+        Ok(Asked::Health(question)) => Ok((question.admin.to_string(), question.live)),
+        Ok(_) => Err("something else".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn health_asks_where_the_settings_say_also_if_they_have_become_wrong() {
+    let (_directory, path) = file("admin = \"127.0.0.1:3\"\nmuch = 13\n");
+    let at = |port: u16, live: bool| Ok((format!("127.0.0.1:{port}"), live));
+    assert_eq!(asked(&["health"]), at(2, false));
+    assert_eq!(asked(&["health", "--live"]), at(2, true));
+    assert_eq!(asked(&["health", "--config", &path]), at(3, false));
+    assert_eq!(asked(&["--config", &path, "health"]), at(3, false));
+    let all = [
+        "health",
+        "--live",
+        "--admin",
+        "127.0.0.1:4",
+        "--config",
+        &path,
+    ];
+    assert_eq!(asked(&all), at(4, true));
+    assert!(with_file("much = 13", &[]).is_err());
+    assert!(asked(&["health", "--loud"]).unwrap_err().contains("--loud"));
+    // A value of that name is a value.
+    assert!(asked(&["--listen", "health", "--much", "5"]).is_err());
 }
