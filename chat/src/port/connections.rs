@@ -215,7 +215,7 @@ impl Caller {
 
     /// A caller at another port than chat's own, which bounds its connections itself.
     pub(crate) fn at(peer: SocketAddr) -> Arc<Self> {
-        Self::new(Some(peer))
+        Self::new(Some(peer), None)
     }
 
     /// A caller in the same process.
