@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 /// A running `chat`, `connector` or `standalone`.
@@ -15,6 +16,8 @@ pub struct Service {
     binary: &'static str,
     arguments: Vec<String>,
     descriptors: Option<u32>,
+    /// Where its program is, if it is not that of this workspace.
+    release: Option<PathBuf>,
     process: Process,
     bound: BTreeMap<&'static str, SocketAddr>,
 }
@@ -32,7 +35,7 @@ impl Service {
         arguments: Vec<String>,
         descriptors: Option<u32>,
     ) -> Self {
-        let mut process = spawn(binary, &arguments, descriptors);
+        let mut process = spawn(binary, None, &arguments, descriptors);
         let mut bound = BTreeMap::new();
         for &(event, flag) in events {
             let address = process.until_line(event, |line| address(line, event)).await;
@@ -42,6 +45,7 @@ impl Service {
             binary,
             arguments,
             descriptors,
+            release: None,
             process,
             bound,
         }
@@ -154,6 +158,11 @@ impl Service {
         self.process.ended_within(within).await
     }
 
+    /// From its next start on, its program is the one in this directory. `None`: that of this workspace.
+    pub fn run_from(&mut self, release: Option<PathBuf>) {
+        self.release = release;
+    }
+
     /// Kills it if it still runs, and starts it again on the same addresses.
     ///
     /// # Panics
@@ -165,7 +174,8 @@ impl Service {
             let value = value.expect("the flag was given") + 1;
             self.arguments[value] = address.to_string();
         }
-        self.process = spawn(self.binary, &self.arguments, self.descriptors);
+        let release = self.release.as_deref();
+        self.process = spawn(self.binary, release, &self.arguments, self.descriptors);
         self.process
             .until_line(LISTENING.0, |line| address(line, LISTENING.0))
             .await;
@@ -192,8 +202,16 @@ impl Service {
 }
 
 /// Starts a binary. If there is a limit of file descriptors, `prlimit` sets it and then becomes the service.
-fn spawn(binary: &'static str, arguments: &[String], descriptors: Option<u32>) -> Process {
-    let path = binaries::path(binary);
+fn spawn(
+    binary: &'static str,
+    release: Option<&Path>,
+    arguments: &[String],
+    descriptors: Option<u32>,
+) -> Process {
+    let path = match release {
+        Some(directory) => directory.join(binary),
+        None => binaries::path(binary).to_owned(),
+    };
     let mut command = match descriptors {
         None => Command::new(path),
         Some(limit) => {

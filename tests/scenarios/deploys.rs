@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
-use testkit::pomelo::{SEND, SENT, left};
+use testkit::pomelo::{Client, SEND, SENT, left};
 use testkit::redis::Redis;
 use testkit::service::connections_in;
-use testkit::system::Plan;
+use testkit::system::{Plan, System};
 use testkit::{SOON, http, long, wait};
 use tokio::time::Instant;
 
@@ -104,9 +104,9 @@ async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_
     let plan = Plan::of(3, 2)
         .alone()
         .chat_flags(&WHOLE_LOG)
-        // These clients keep no secrets, and move twice within one grace.
+        // These clients keep no secrets, and move twice within one grace, which is longer than the test waits for anything.
         .login_policy("reject")
-        .connector_flags(&["--grace", "60s", "--drain-rate", flag]);
+        .connector_flags(&["--grace", "5m", "--drain-rate", flag]);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
@@ -229,4 +229,75 @@ async fn a_connector_that_is_hurried_closes_everybody_at_once_and_loses_no_leave
     for number in 0..50 {
         watcher.until_push(&left(&format!("user{number}"))).await;
     }
+}
+
+/// A connector with members that closes few of them a second, and a watcher elsewhere who sees who leaves.
+async fn draining(members: usize) -> (System, Client, Vec<Client>) {
+    let flags = [
+        "--drain-rate=20",
+        "--drain-window=10s",
+        "--drain-deadline=20s",
+    ];
+    let system = Plan::of(2, 1).connector_flags(&flags).start().await;
+    let watcher = system.member(1, "watcher", "room").await;
+    let mut clients = Vec::new();
+    for number in 0..members {
+        clients.push(system.member(0, &format!("user{number}"), "room").await);
+    }
+    system.connectors[0].terminate();
+    wait::eventually("somebody was closed", SOON, async || {
+        clients.iter().any(|client| client.ended().is_some())
+    })
+    .await;
+    (system, watcher, clients)
+}
+
+/// Each member has left, once, and nobody has come back.
+async fn assert_left_once(system: &System, watcher: &Client, members: usize) {
+    for number in 0..members {
+        watcher.until_push(&left(&format!("user{number}"))).await;
+    }
+    system.until_members("room", &[("watcher", 1)]).await;
+    let sent = watcher.request(SEND, r#"{"content":"the end"}"#).await;
+    assert_eq!(sent, SENT);
+    let end = r#"onMessage {"content":"the end","userId":"watcher"}"#;
+    watcher.until_push(end).await;
+    let pushes = watcher.pushes();
+    for number in 0..members {
+        let left = left(&format!("user{number}"));
+        let times = pushes.iter().filter(|push| **push == left).count();
+        assert_eq!(times, 1, "{left}");
+    }
+}
+
+#[tokio::test]
+async fn a_connector_that_is_frozen_in_its_drain_goes_on_and_publishes_each_leave_once() {
+    const MEMBERS: usize = 60;
+    let (mut system, watcher, clients) = draining(MEMBERS).await;
+    system.connectors[0].freeze();
+    let said = watcher.request(SEND, r#"{"content":"meanwhile"}"#).await;
+    assert_eq!(said, SENT);
+    assert!(clients.iter().any(|client| client.ended().is_none()));
+    system.connectors[0].thaw();
+    assert!(system.connectors[0].ended_within(END).await.success());
+    assert_left_once(&system, &watcher, MEMBERS).await;
+}
+
+/// Meanwhile it is declared dead, and its members are removed.
+#[tokio::test]
+async fn a_connector_that_was_declared_dead_in_its_drain_ends_and_publishes_no_leave_again() {
+    const MEMBERS: usize = 60;
+    let (mut system, watcher, clients) = draining(MEMBERS).await;
+    system.connectors[0].freeze();
+    let gone = |number: usize| watcher.pushes().contains(&left(&format!("user{number}")));
+    wait::eventually("its members have left", 3 * SOON, async || {
+        (0..MEMBERS).all(gone)
+    })
+    .await;
+    system.connectors[0].thaw();
+    system.connectors[0].ended_within(END).await;
+    for client in clients {
+        client.end(SOON).await;
+    }
+    assert_left_once(&system, &watcher, MEMBERS).await;
 }

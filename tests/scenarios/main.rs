@@ -96,6 +96,7 @@ mod tls_chat;
 mod tls_clients;
 mod tokens;
 mod unix_sockets;
+mod upgrades;
 mod user_info;
 mod watching;
 mod without_codegen;
