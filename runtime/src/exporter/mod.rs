@@ -1,6 +1,6 @@
 //! The metrics of the process, as Prometheus reads them.
 //!
-//! Counters and gauges are kept by the exporter's own recorder, and histograms [here](histogram). What is known anyway, such as
+//! Counters and gauges are kept by the exporter's own recorder, and histograms by `histogram`. What is known anyway, such as
 //! the number of sessions, is no counter on anybody's path: it is [observed](Metrics::observe) when somebody asks.
 
 mod histogram;
