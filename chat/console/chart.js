@@ -74,7 +74,8 @@ export class Chart {
     [this.#span, this.#width] = [span, width];
     this.#svg.setAttribute('viewBox', `0 0 ${width} ${HEIGHT}`);
     const values = this.#lines.flatMap(({ points }) => points.map(([, value]) => value)).filter(Number.isFinite);
-    const top = rounded(Math.max(...values, 1e-6));
+    const most = Math.max(0, ...values);
+    const top = most > 0 ? rounded(most) : 1;
     const x = (time) => width - RIGHT - ((now - time) / span) * (width - LEFT - RIGHT);
     const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM);
     const drawn = [];

@@ -61,6 +61,7 @@ export function count(value) {
 /** Seconds, as people read them. */
 export function duration(seconds) {
   if (seconds === undefined || Number.isNaN(seconds)) return '–';
+  if (seconds === 0) return '0';
   if (seconds < 0.001) return `${Math.max(1, Math.round(seconds * 1e6))} µs`;
   if (seconds < 1) return `${count(Number((seconds * 1000).toPrecision(3)))} ms`;
   if (seconds < 90) return `${count(Number(seconds.toPrecision(3)))} s`;
