@@ -1,6 +1,7 @@
 //! A deploy: connectors and chats are restarted one after another while members send. Connectors close their connections at a pace,
 //! so that those who stay are not overrun.
 
+use futures_util::future::join_all;
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -79,9 +80,8 @@ impl Rooms {
     }
 
     async fn until_each_acknowledged(&self, more: usize) {
-        for room in &self.0 {
-            room.until_each_acknowledged(more).await;
-        }
+        // All at once, because each room counts from now.
+        join_all(self.0.iter().map(|room| room.until_each_acknowledged(more))).await;
     }
 
     fn slowest(&self) -> Duration {
