@@ -5,7 +5,7 @@ use super::endpoint::Endpoint;
 use super::line::{Outcome, Pending};
 use super::proof::Prover;
 use super::window::Window;
-use crate::metering::{ChatCall, HISTORY, JOIN, LEAVE, LIST_MEMBERS, note_other_rules};
+use crate::metering::{HISTORY, JOIN, LEAVE, LIST_MEMBERS, attempt, note_other_rules};
 use channel_rules::RulesHash;
 use channel_store::Shard;
 use channel_store::probe::several;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// How long calls wait for an endpoint after the last one was lost. The only chat may just be restarting.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -225,15 +225,7 @@ impl Chat {
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
-            let mut call = ChatCall::begin(method);
-            let answer = timeout_at(until, ask(&endpoint)).await;
-            call.ended(match &answer {
-                Ok(Ok(_)) => Code::Ok,
-                Ok(Err(status)) => status.code(),
-                Err(_) => Code::DeadlineExceeded,
-            });
-            drop(call);
-            match answer {
+            match attempt(method, timeout_at(until, ask(&endpoint))).await {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // An earlier attempt may have been done, or may still be done, although this one is refused.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),

@@ -9,7 +9,7 @@ use super::call::{CALL, TRY, trouble};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::proof::{OtherRules, Prover, length};
-use crate::metering::{ChatCall, PROBE, probe_came_back};
+use crate::metering::{PROBE, attempt, probe_came_back};
 use channel_rules::RulesHash;
 use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
@@ -144,15 +144,9 @@ impl Prover {
             nonce,
         };
         let begun = Instant::now();
-        let mut call = ChatCall::begin(PROBE);
-        let answer = timeout(TRY, endpoint.sessions().probe(request)).await;
-        call.ended(match &answer {
-            Ok(Ok(_)) => Code::Ok,
-            Ok(Err(status)) => status.code(),
-            Err(_) => Code::DeadlineExceeded,
-        });
-        drop(call);
-        let response = match answer {
+        let mut sessions = endpoint.sessions();
+        let asked = timeout(TRY, sessions.probe(request));
+        let response = match attempt(PROBE, asked).await {
             Err(_) => return Verdict::Nothing(format!("no answer within {} s", TRY.as_secs())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 let reason =

@@ -73,7 +73,7 @@ impl Clients {
         }
     }
 
-    /// In random order, so that no room loses all its members at the same moment.
+    /// Closes these at a pace, in random order, so that no room loses all its members at the same moment.
     async fn close_in_turn(
         &self,
         mut connections: Vec<Arc<Connection>>,

@@ -70,12 +70,12 @@ impl LeaseKeeper {
         move |place| leases.shard(place)
     }
 
-    /// The memberships of this connector.
     /// The number of live sessions.
     pub(crate) fn sessions(&self) -> u64 {
         self.held.lock().iter().map(|lease| lease.sessions()).sum()
     }
 
+    /// The memberships of this connector.
     pub(crate) fn roster(&self) -> &Arc<Roster> {
         &self.roster
     }

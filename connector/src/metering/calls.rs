@@ -4,7 +4,8 @@ use metrics::{Histogram, counter, histogram};
 use proto::codes;
 use runtime::families::Family;
 use tokio::time::Instant;
-use tonic::Code;
+use tokio::time::error::Elapsed;
+use tonic::{Code, Status};
 
 pub(crate) const CALLS: &str = "connector_chat_calls_total";
 const DURATION: &str = "connector_chat_call_duration_seconds";
@@ -68,6 +69,21 @@ impl Drop for ChatCall {
             histogram!(DURATION, "method" => method).record(self.begun.elapsed());
         }
     }
+}
+
+/// Makes an attempt to call a chat, and counts it by what came of it. One without an answer in time counts as such.
+pub(crate) async fn attempt<T>(
+    method: &'static str,
+    call: impl Future<Output = Result<Result<T, Status>, Elapsed>>,
+) -> Result<Result<T, Status>, Elapsed> {
+    let mut counted = ChatCall::begin(method);
+    let answer = call.await;
+    counted.ended(match &answer {
+        Ok(Ok(_)) => Code::Ok,
+        Ok(Err(status)) => status.code(),
+        Err(_) => Code::DeadlineExceeded,
+    });
+    answer
 }
 
 /// How long chats take to answer a send in a stream.

@@ -7,7 +7,8 @@ mod requests;
 #[cfg(test)]
 pub(crate) use calls::CALLS as CHAT_CALLS;
 pub(crate) use calls::{
-    ChatCall, HISTORY, JOIN, LEAVE, LIST_MEMBERS, PROBE, SEND_STREAM, answer_times, probe_came_back,
+    ChatCall, HISTORY, JOIN, LEAVE, LIST_MEMBERS, PROBE, SEND_STREAM, answer_times, attempt,
+    probe_came_back,
 };
 pub(crate) use now::Now;
 #[cfg(test)]
