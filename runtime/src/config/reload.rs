@@ -4,6 +4,7 @@ use super::command::{Asked, Loaded, read};
 use super::file::{ConfigFile, LARGEST};
 use super::text::Shown;
 use super::{Settings, SettingsError};
+use crate::exporter;
 use crate::families::{Family, register};
 use crate::files::{Change, FileWatch};
 use crate::telemetry;
@@ -13,7 +14,6 @@ use std::ffi::OsString;
 use std::future::pending;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -36,8 +36,7 @@ const FAMILIES: &[Family] = &[
 fn note_read(is_good: bool) {
     gauge!(SUCCESSFUL).set(f64::from(u8::from(is_good)));
     if is_good {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        gauge!(SUCCESS_TIME).set(now.unwrap_or_default().as_secs_f64());
+        gauge!(SUCCESS_TIME).set(exporter::now());
     }
 }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The version of this program, and how it was built.
 const BUILD: &str = "build_info";
@@ -115,6 +116,12 @@ impl Metrics {
         process::render(&mut text);
         text
     }
+}
+
+/// The time for a gauge: seconds since 1970.
+pub(crate) fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
 }
 
 /// Gives histograms to ours, and everything else to the exporter.

@@ -7,16 +7,12 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write;
 use std::fs;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 static BEGUN: OnceLock<f64> = OnceLock::new();
 
 /// Notes when the process has begun.
 pub(super) fn begin() {
-    BEGUN.get_or_init(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.unwrap_or_default().as_secs_f64()
-    });
+    BEGUN.get_or_init(super::now);
 }
 
 /// Writes the metrics.

@@ -34,6 +34,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// The values of the label, in the order of the variants.
     const LABELS: [&'static str; 6] = [
         "port",
         "port_client_ca",
@@ -44,14 +45,7 @@ impl Role {
     ];
 
     fn label(self) -> &'static str {
-        match self {
-            Self::Port => "port",
-            Self::PortClientCa => "port_client_ca",
-            Self::ChatCa => "chat_ca",
-            Self::ChatCertificate => "chat_certificate",
-            Self::RouteCa => "route_ca",
-            Self::HookCa => "hook_ca",
-        }
+        Self::LABELS[self as usize]
     }
 
     /// Nobody can be trusted any more when the last authority has ended: a file often holds an old one and the one that follows.
