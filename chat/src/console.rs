@@ -61,7 +61,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// How many bytes of a request's path are kept for the calls: `/console/call`.
+/// The calls are below this path, under the names that they have at the gRPC port.
 const CALLS: &str = "/console/call";
 
 type Calls = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;

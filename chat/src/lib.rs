@@ -60,6 +60,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::watch::Receiver;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -97,7 +98,8 @@ impl tower::Service<Request<Body>> for Service {
     }
 }
 
-/// Makes the services for callers in the same process, who need no token. Clones share all bounds. Streams end at the shutdown.
+/// Makes the services. Callers in the same process need no token; [`Service::serve`] lets others call. Clones share all bounds. Streams
+/// end at the shutdown.
 #[must_use]
 pub fn service(
     store: Arc<dyn ChannelStore>,
@@ -143,8 +145,7 @@ fn bounded<S>(service: S, bounds: &Arc<Bounds>) -> Measured<Guarded<Transcoded<S
     Measured::new(Guarded::new(Transcoded::new(service), bounds))
 }
 
-/// Serves [`service`] at a port, which may have a certificate, with health and reflection until the shutdown is requested and then all calls are done, or
-/// [`Limits::drain_time`] has passed.
+/// Makes the [`service`], and serves it at a port: see [`Service::serve`].
 ///
 /// # Errors
 /// [`ServeError`]. No caller can cause it.
@@ -157,59 +158,78 @@ pub async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    let timeouts = Timeouts {
-        greeting: limits.greeting_time,
-        idle: limits.idle_time,
-        answer: limits.answer_time,
-    };
-    let connections = Connections::new(limits.connections, timeouts, limits.age);
-    let gate = GateLayer::new(&limits);
-    let bearer = BearerLayer::new(limits.access.clone());
-    let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
-    let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = service(
+    let available = store.available();
+    let service = service(
         store,
         cleanup,
         connectors,
         watching,
         &limits,
         shutdown.clone(),
-    )
-    .0
-    .add_service(HealthServer::new(health))
-    .add_service(reflection().build_v1()?)
-    .add_service(reflection().build_v1alpha()?)
-    .prepare();
-    let server = Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .accept_http1(true)
-        .layer(gate)
-        .layer(web)
-        .layer(bearer);
-    let serving = TaskTracker::new();
-    {
-        let mut accepted = pin!(accept(port.into(), connections));
-        loop {
-            let socket = tokio::select! {
-                biased;
-                () = shutdown.requested() => break,
-                socket = accepted.next() => socket,
-            };
-            let Some(socket) = socket else { break };
-            let server = server.clone();
-            serving.spawn(serve_one(server, routes.clone(), socket, shutdown.clone()));
+    );
+    service.serve(port, available, limits, shutdown).await
+}
+
+impl Service {
+    /// Serves it at a port, which may have a certificate, with health and reflection until the shutdown is requested and then all
+    /// calls are done, or [`Limits::drain_time`] has passed. `available`: whether the store is. Limits and shutdown are those of
+    /// [`service`].
+    ///
+    /// # Errors
+    /// [`ServeError`]. No caller can cause it.
+    pub async fn serve(
+        self,
+        port: impl Into<Port>,
+        available: Receiver<bool>,
+        limits: Limits,
+        shutdown: Shutdown,
+    ) -> Result<(), ServeError> {
+        let timeouts = Timeouts {
+            greeting: limits.greeting_time,
+            idle: limits.idle_time,
+            answer: limits.answer_time,
+        };
+        let connections = Connections::new(limits.connections, timeouts, limits.age);
+        let gate = GateLayer::new(&limits);
+        let bearer = BearerLayer::new(limits.access.clone());
+        let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
+        let health = StoreHealth::new(available, shutdown.clone());
+        let routes = (self.0)
+            .add_service(HealthServer::new(health))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare();
+        let server = Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .accept_http1(true)
+            .layer(gate)
+            .layer(web)
+            .layer(bearer);
+        let serving = TaskTracker::new();
+        {
+            let mut accepted = pin!(accept(port.into(), connections));
+            loop {
+                let socket = tokio::select! {
+                    biased;
+                    () = shutdown.requested() => break,
+                    socket = accepted.next() => socket,
+                };
+                let Some(socket) = socket else { break };
+                let server = server.clone();
+                serving.spawn(serve_one(server, routes.clone(), socket, shutdown.clone()));
+            }
         }
-    }
-    serving.close();
-    tokio::select! {
-        () = serving.wait() => {}
-        () = drained(&shutdown, limits.drain_time) => {
-            tracing::warn!("some calls were not done in time and are broken off");
+        serving.close();
+        tokio::select! {
+            () = serving.wait() => {}
+            () = drained(&shutdown, limits.drain_time) => {
+                tracing::warn!("some calls were not done in time and are broken off");
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Serves one connection. When it is retired, or at the shutdown, its caller is told to go elsewhere (GOAWAY), and the calls that are

@@ -67,18 +67,19 @@ async fn start(
     let _following = AbortOnDropHandle::new(tokio::spawn(following));
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
     let limits = Limits { access, ..limits };
+    let available = store.available();
+    let service = chat::service(
+        store,
+        cleanup,
+        connectors,
+        watching,
+        &limits,
+        shutdown.clone(),
+    );
     let mut pages = admin::Router::new();
     if !config.no_console {
-        let service = chat::service(
-            store.clone(),
-            cleanup.clone(),
-            connectors.clone(),
-            watching.clone(),
-            &limits,
-            shutdown.clone(),
-        );
         let is_guarded = config.door(address).is_guarded;
-        pages = chat::console(service, &limits.access, is_guarded)?;
+        pages = chat::console(service.clone(), &limits.access, is_guarded)?;
     }
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
@@ -88,7 +89,7 @@ async fn start(
         readiness,
         shutdown.clone(),
     )));
-    chat::serve(port, store, cleanup, connectors, watching, limits, shutdown).await?;
+    service.serve(port, available, limits, shutdown).await?;
     tracing::info!("drained");
     Ok(())
 }
