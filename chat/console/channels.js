@@ -1,7 +1,7 @@
 // Finds a channel, and shows it: what the store knows of it, its members, and what is published in it, live.
 
 import { call, watch } from './calls.js';
-import { count, explain, link, make, name, outcome, replace, table, time } from './parts.js';
+import { count, explain, facts, link, make, name, outcome, replace, table, time } from './parts.js';
 
 /** More lines of a tail than this are hard to read, and cost the browser memory. */
 const MOST_LINES = 300;
@@ -135,7 +135,7 @@ export class Channel {
       ['Epoch', it.position?.epoch || '–'],
       ['Rule', it.logRule ? name(it.logRule) : 'general'],
     ];
-    this.#facts.replaceChildren(...tiles.map(([term, value]) => make('div', {}, make('dt', {}, term), make('dd', {}, value))));
+    this.#facts.replaceChildren(...facts(tiles));
   }
 
   #showMembers({ members = [], totalUsers = 0 }) {

@@ -2,7 +2,7 @@
 
 import { CallError, call } from './calls.js';
 import { Chart } from './chart.js';
-import { ago, confirmed, count, duration, explain, make, name, outcome, replace, table } from './parts.js';
+import { ago, confirmed, count, duration, explain, facts, make, name, outcome, replace, table } from './parts.js';
 
 const STATES = {
   CONNECTOR_STATE_LIVE: 'live',
@@ -118,7 +118,7 @@ export class Overview {
   #showTiles() {
     const sum = (field) => this.#connectors.filter(isThere).reduce((all, it) => all + Number(it[field] ?? 0), 0);
     const rate = (family) => this.#measured.rates(family).at(-1)?.[1];
-    const half = this.#measured.quantiles('chat_call_duration_seconds', 0.99, { method: 'chat.v1.ChatService/Send' });
+    const sends = this.#measured.quantiles('chat_call_duration_seconds', 0.99, { method: 'chat.v1.ChatService/Send' });
     const known = this.#refusal === undefined;
     const tiles = [
       ['Connectors', known ? count(this.#connectors.filter(isThere).length) : '–'],
@@ -126,10 +126,10 @@ export class Overview {
       ['Sessions', known ? count(sum('sessions')) : '–'],
       ['Messages/s', count(rate('chat_publications_total'))],
       ['Calls/s', count(rate('chat_calls_total'))],
-      ['Sends of back ends, p99', duration(half.at(-1)?.[1])],
+      ['Sends of back ends, p99', duration(sends.at(-1)?.[1])],
       ['Watchers', count(this.#measured.now('chat_watchers'))],
     ];
-    replace(this.#tiles, tiles.map(([term, value]) => make('div', {}, make('dt', {}, term), make('dd', {}, value))));
+    replace(this.#tiles, facts(tiles));
   }
 
   #showCharts() {

@@ -49,6 +49,11 @@ function labelOf(element) {
   return `${element.localName} ${element.ariaLabel ?? element.textContent}`;
 }
 
+/** Facts: each a term and what it is now. For a `dl` with the class `tiles`. */
+export function facts(list) {
+  return list.map(([term, value]) => make('div', {}, make('dt', {}, term), make('dd', {}, value)));
+}
+
 const WHOLE = new Intl.NumberFormat('en');
 
 /** A number with at most three digits that count, as people read it. */
