@@ -244,7 +244,10 @@ impl Authority {
 }
 
 /// Listens, and does this with each client at once.
-async fn relay<F: Future<Output = ()> + Send + 'static>(
+///
+/// # Panics
+/// If there is no free port.
+pub async fn relay<F: Future<Output = ()> + Send + 'static>(
     carry: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;

@@ -24,7 +24,7 @@ fn chat_token(arguments: &[&str]) -> Output {
 }
 
 /// A new token, and its line.
-fn create(name: &str, scopes: &str) -> (String, String) {
+pub(crate) fn create(name: &str, scopes: &str) -> (String, String) {
     let output = chat_token(&["create", name, "--scopes", scopes]);
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).expect("text");

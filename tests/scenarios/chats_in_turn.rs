@@ -2,10 +2,18 @@
 
 use testkit::follower::Notes;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
-use testkit::history::Outcome;
+use testkit::history::{History, Outcome};
 use testkit::redis::Redis;
 use testkit::system::{Plan, busy};
 use testkit::{ANSWERED, SOON, long, wait};
+
+/// Every send was answered in time, nobody lost the connection, and everybody saw the one history.
+fn assert_undisturbed(followers: &Followers, history: &History) {
+    assert_eq!(followers.count(Outcome::Unknown), 0);
+    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_consistent(history, &[]);
+}
 
 /// No acknowledged message is lost, none comes twice, and nobody waits long.
 #[tokio::test]
@@ -42,10 +50,7 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
         followers.report()
     );
     assert!(in_flight > 0, "no request was under way");
-    assert_eq!(followers.count(Outcome::Unknown), 0);
-    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
-    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
-    assert_consistent(&history, &[]);
+    assert_undisturbed(&followers, &history);
 }
 
 /// Those that stop finish what they have begun, and connectors go on with another chat.
@@ -72,10 +77,7 @@ async fn chats_stopped_again_and_again_lose_nothing_repeat_nothing_and_keep_the_
         .stop_and_collect(&services.api(0), redis.address())
         .await;
     println!("{stops} stops; {}", followers.report());
-    assert_eq!(followers.count(Outcome::Unknown), 0);
-    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
-    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
-    assert_consistent(&history, &[]);
+    assert_undisturbed(&followers, &history);
 }
 
 /// The streams of sends go over to other connections all the time, and from one chat to another and back.
@@ -98,8 +100,5 @@ async fn streams_whose_connections_become_too_old_move_on_without_loss_repetitio
         .stop_and_collect(&services.api(0), redis.address())
         .await;
     println!("{}; slowest {:?}", followers.report(), followers.slowest());
-    assert_eq!(followers.count(Outcome::Unknown), 0);
-    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
-    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
-    assert_consistent(&history, &[]);
+    assert_undisturbed(&followers, &history);
 }

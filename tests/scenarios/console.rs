@@ -1,5 +1,6 @@
 //! The console at the admin port, in a real Chromium (`tests/clients/console.test.js`), and who may not use it.
 
+use crate::api_tokens::create;
 use crate::browsers::chromium;
 use serde_json::{Value, json};
 use std::fs;
@@ -12,7 +13,7 @@ use testkit::process::Process;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Standalone};
 use testkit::tls::{Authority, text};
-use testkit::{SOON, binaries, http, wait};
+use testkit::{SOON, http, wait};
 
 /// Runs `console.test.js`. `tokens`: one that may do everything, and one that may only read; or both empty.
 async fn use_console(name: &str, connectors: &[Connector], admin: SocketAddr, tokens: [&str; 2]) {
@@ -32,17 +33,6 @@ async fn use_console(name: &str, connectors: &[Connector], admin: SocketAddr, to
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
     assert!(output.contains("10 passing"), "{output}");
-}
-
-/// A token and its line.
-fn create(name: &str, scopes: &str) -> (String, String) {
-    let mut command = Command::new(binaries::path("chat"));
-    let output = command
-        .args(["token", "create", name, "--scopes", scopes])
-        .output();
-    let printed = String::from_utf8(output.expect("chat starts").stdout).expect("text");
-    let (token, line) = printed.split_once('\n').expect("two lines");
-    (token.to_owned(), line.to_owned())
 }
 
 /// Makes a call through the console with curl. Returns the status and the body.
@@ -83,7 +73,7 @@ async fn with_tokens_the_console_allows_what_the_token_allows() {
         fs::write(&path, text).expect("it can be written");
         path.to_str().expect("a path of letters").to_owned()
     };
-    let tokens = write("tokens", first + &second + &third);
+    let tokens = write("tokens", format!("{first}\n{second}\n{third}\n"));
     let own = write("own", connector);
     let chat = Chat::start(&redis, &["--api-tokens-file", &tokens]).await;
     let flags = ["--chat-token-file", &own];

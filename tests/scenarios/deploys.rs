@@ -46,6 +46,16 @@ pub(crate) fn assert_paced(seen: &[(Instant, u64)], rate: u64) {
     }
 }
 
+/// Nothing was lost, and nobody saw somebody leave.
+pub(crate) fn assert_undisturbed(followers: &Followers) {
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
+    let first = &followers.all()[0];
+    let left =
+        |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
+    let left = first.notes().read().events.iter().filter(left).count();
+    assert_eq!(left, 0, "nobody seems to leave");
+}
+
 /// Rooms with members at every connector, in each of which somebody sends. In one room of thousands everybody would be told of
 /// everybody, and a test would hold all of that.
 struct Rooms(Vec<Followers>);
@@ -145,11 +155,7 @@ async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_
     for room in &all.0 {
         let history = room.stop_and_collect(&api, redis.address()).await;
         assert_consistent(&history, &[]);
-        assert_eq!(room.sum(|notes| notes.losses().len()), 0);
-        let first = &room.all()[0];
-        let left = |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
-        let left = first.notes().read().events.iter().filter(left).count();
-        assert_eq!(left, 0, "nobody seems to leave");
+        assert_undisturbed(room);
     }
     println!("{}; slowest {:?}", all.0[0].report(), all.slowest());
     if long() {

@@ -1,11 +1,10 @@
 //! A deploy behind a proxy: three connectors are restarted one after another while members send, and their clients come back through
 //! the proxy. Nothing is lost, nobody seems to leave, and the proxy is not overrun.
 
-use crate::deploys::{END, assert_paced, watch};
+use crate::deploys::{END, assert_paced, assert_undisturbed, watch};
 use crate::proxies_in_front::{FORWARDED, Front, PREFACED};
 use std::time::Duration;
 use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
-use testkit::history::Event;
 use testkit::json::Client as Json;
 use testkit::redis::Redis;
 use testkit::service::Connector;
@@ -74,12 +73,7 @@ async fn deploy(example: &str, flags: &[&'static str]) {
     let history = followers.stop_and_collect(&api, redis.address()).await;
     println!("{}; slowest {:?}", followers.report(), followers.slowest());
     assert_consistent(&history, &[]);
-    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
-    let first = &followers.all()[0];
-    let left =
-        |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
-    let left = first.notes().read().events.iter().filter(left).count();
-    assert_eq!(left, 0, "nobody seems to leave");
+    assert_undisturbed(&followers);
 }
 
 /// Waits until the proxy has noticed that this connector is back. haproxy says so. nginx sends a new client to it, because it has the

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use testkit::pace::timeout;
@@ -16,10 +17,10 @@ use testkit::process::Process;
 use testkit::redis::free_port;
 use testkit::service::Connector;
 use testkit::system::{Plan, System};
-use testkit::tls::{Authority, text};
+use testkit::tls::{Authority, relay, text};
 use testkit::{SOON, json::Client as Json, socket_io, wait, workspace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -215,33 +216,24 @@ async fn from_elsewhere(
     addresses: u8,
     arrivals: Arc<Mutex<Vec<Instant>>>,
 ) -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-    let listener = listener.expect("the kernel has a free port");
-    let address = listener.local_addr().expect("it is bound");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut carried = JoinSet::new();
-        let [first @ .., last] = CLIENTS.octets();
-        let mut turns = (0..addresses).cycle();
-        while let Ok((mut client, _)) = listener.accept().await {
-            arrivals.lock().expect("no panic").push(Instant::now());
-            while carried.try_join_next().is_some() {}
-            let turn = turns.next().expect("it never ends");
-            let [a, b, c] = first;
-            let from = Ipv4Addr::new(a, b, c, last + turn);
-            carried.spawn(async move {
-                let socket = TcpSocket::new_v4().expect("a socket");
-                socket
-                    .bind((from, 0).into())
-                    .expect("an address of loopback");
-                if let Ok(mut server) = socket.connect(proxy).await {
-                    // When one side ends, both are dropped, which passes the end on.
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
+    let [a, b, c, last] = CLIENTS.octets();
+    let turns = AtomicU8::new(0);
+    relay(move |mut client| {
+        arrivals.lock().expect("no panic").push(Instant::now());
+        let turn = turns.fetch_add(1, Ordering::Relaxed) % addresses;
+        let from = Ipv4Addr::new(a, b, c, last + turn);
+        async move {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket
+                .bind((from, 0).into())
+                .expect("an address of loopback");
+            if let Ok(mut server) = socket.connect(proxy).await {
+                // When one side ends, both are dropped, which passes the end on.
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            }
         }
-    });
-    (address, tasks)
+    })
+    .await
 }
 
 /// How many sessions of this user have ended, as the connectors have logged it, and where their clients were.

@@ -1,10 +1,11 @@
 //! Services of the release before and of this one run together, under load and through rolling upgrades.
 
+use crate::deploys::assert_undisturbed;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
-use testkit::history::{Event, Outcome};
+use testkit::history::Outcome;
 use testkit::redis::Redis;
 use testkit::service::Service;
 use testkit::system::{Plan, Services};
@@ -108,12 +109,7 @@ async fn upgrade(order: [Step; 2], and_back: bool) {
     println!("{order:?}: {}", followers.report());
     assert_consistent(&history, &[]);
     assert_eq!(followers.count(Outcome::Refused), 0);
-    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
-    let first = &followers.all()[0];
-    let left =
-        |event: &&Event| matches!(event, Event::Received(_, content) if content.route == "onLeave");
-    let left = first.notes().read().events.iter().filter(left).count();
-    assert_eq!(left, 0, "nobody seems to leave");
+    assert_undisturbed(&followers);
     wait::eventually("everybody is a member once", SOON, async || {
         let members = api.members(ROOM).await;
         members.is_ok_and(|members| members.len() == 28 && members.iter().all(|(_, n)| *n == 1))
