@@ -19,14 +19,16 @@ pub mod files;
 pub mod huge_pages;
 pub mod lifecycle;
 pub mod listen;
-mod log;
+pub mod log;
 pub mod pace;
 pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
 pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
 pub use telemetry::{AUDIT, LogFormat, LogSettings, Metrics};
+pub use trace::TraceSettings;

@@ -4,7 +4,7 @@
 //! whatever it contains, and a line that comes too often is held back. Metrics go to one recorder of the process, which
 //! renders them for Prometheus.
 
-use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW};
+use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW, fields};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
@@ -79,7 +79,7 @@ pub fn init(settings: &LogSettings) {
         .with_writer(move || Escaping::new(io::stderr(), form))
         .with_ansi(colours);
     let lines = match format {
-        LogFormat::Text => lines.boxed(),
+        LogFormat::Text => lines.fmt_fields(fields()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let limit = RateLimit::new();

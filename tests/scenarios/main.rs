@@ -83,6 +83,7 @@ mod tls_attacks;
 mod tls_chat;
 mod tls_clients;
 mod tokens;
+mod traces;
 mod unix_sockets;
 mod user_info;
 mod watching;

@@ -1,10 +1,11 @@
 //! All chats, and calls to whichever is up.
 
-use super::call::{Answered, CallError, TRY, is_final, refusal};
+use super::call::{Answered, CallError, TRY, is_final, reason, refusal};
 use super::endpoint::Endpoint;
 use super::line::{Outcome, Pending};
 use super::proof::Prover;
 use super::window::Window;
+use crate::grpc::traced;
 use crate::metering::note_other_rules;
 use channel_rules::RulesHash;
 use channel_store::Shard;
@@ -20,9 +21,18 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
+use traces::{Kind, Span, within};
 
 /// How long calls wait for an endpoint after the last one was lost. The only chat may just be restarting.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The name of the step that sends one message.
+const SEND: &str = "connector.v1.SessionService/SendStream";
+
+/// A step of a trace that calls chat, if a trace is kept of what the task does.
+fn step(method: &'static str) -> Option<Arc<Span>> {
+    Span::child(Some(traces::current()?.context()), method, Kind::Client)
+}
 
 /// All chat endpoints.
 pub struct Chat {
@@ -123,9 +133,9 @@ impl Chat {
         request: JoinRequest,
         deadline: Instant,
     ) -> Result<Answered<JoinResponse>, CallError> {
-        self.call(deadline, |endpoint| {
+        self.call("connector.v1.SessionService/Join", deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
-            async move { Ok(client.join(request).await?.into_inner()) }
+            async move { Ok(client.join(traced(request)).await?.into_inner()) }
         })
         .await
     }
@@ -135,9 +145,10 @@ impl Chat {
     /// # Errors
     /// [`CallError`].
     pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let method = "connector.v1.SessionService/Leave";
+        let answered = self.call(method, deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
-            async move { client.leave(request).await }
+            async move { client.leave(traced(request)).await }
         });
         answered.await.map(drop)
     }
@@ -151,9 +162,10 @@ impl Chat {
         request: ListMembersRequest,
         deadline: Instant,
     ) -> Result<ListMembersResponse, CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let method = "chat.v1.ChatService/ListMembers";
+        let answered = self.call(method, deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.list_members(request).await?.into_inner()) }
+            async move { Ok(client.list_members(traced(request)).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -167,9 +179,9 @@ impl Chat {
         request: HistoryRequest,
         deadline: Instant,
     ) -> Result<HistoryResponse, CallError> {
-        let answered = self.call(deadline, |endpoint| {
+        let answered = self.call("chat.v1.ChatService/History", deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.history(request).await?.into_inner()) }
+            async move { Ok(client.history(traced(request)).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -179,11 +191,22 @@ impl Chat {
     pub fn send(
         &self,
         window: &Arc<Window>,
-        request: SessionMessage,
+        mut request: SessionMessage,
         deadline: Instant,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let pending = Pending::new(request, Arc::clone(window), deadline, Box::new(answer));
+        let answer: Box<dyn FnOnce(Outcome) + Send> = match step(SEND) {
+            None => Box::new(answer),
+            Some(step) => {
+                request.traceparent = step.context().traceparent();
+                Box::new(move |outcome| {
+                    outcome.note_in(&step);
+                    drop(step);
+                    answer(outcome);
+                })
+            }
+        };
+        let pending = Pending::new(request, Arc::clone(window), deadline, answer);
         let line = window.enter(pending.bytes, || {
             let home = self.home(pending.channel())?;
             let prover = self.prover.as_ref();
@@ -198,6 +221,7 @@ impl Chat {
 
     async fn call<T, F>(
         &self,
+        method: &'static str,
         deadline: Instant,
         ask: impl Fn(&Endpoint) -> F,
     ) -> Result<Answered<T>, CallError>
@@ -224,7 +248,20 @@ impl Chat {
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
-            match timeout_at(until, ask(&endpoint)).await {
+            let asking = ask(&endpoint);
+            let asked = match step(method) {
+                None => timeout_at(until, asking).await,
+                Some(step) => {
+                    let asked = within(Arc::clone(&step), timeout_at(until, asking)).await;
+                    match &asked {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(status)) => step.fail(&reason(status)),
+                        Err(_) => step.fail("no answer in time"),
+                    }
+                    asked
+                }
+            };
+            match asked {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // An earlier attempt may have been done, or may still be done, although this one is refused.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),

@@ -3,6 +3,7 @@
 //! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members and into the ring. Members that
 //! come back within moments begin from the ring.
 
+use super::arriving::Arriving;
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
@@ -11,7 +12,7 @@ use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
 use channel_store::{
     ChannelName, Continuity, Ephemeral, FeedConnection, Head, LogPage, Place, Position,
-    Publication, Since,
+    Publication, Since, Traced,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ struct State {
     follower: Follower,
     ring: Option<Ring>,
     audience: Audience,
+    arriving: Arriving,
 }
 
 /// Passes on what the follower delivers.
@@ -43,6 +45,7 @@ struct Members<'a> {
     channel: &'a Arc<LocalChannel>,
     ring: &'a mut Option<Ring>,
     audience: &'a mut Audience,
+    arriving: &'a mut Arriving,
 }
 
 impl Members<'_> {
@@ -65,7 +68,9 @@ impl Deliver for Members<'_> {
             suspects,
             ..
         } = &**self.channel;
+        let step = self.arriving.begin(Some(publication.position.offset));
         let appended = self.audience.append(name, own, &publication);
+        self.audience.follow(step);
         flusher.note_arrival();
         let position = publication.position.clone();
         let is_deletion = publication.payload.is_deletion();
@@ -85,7 +90,9 @@ impl Deliver for Members<'_> {
     /// It is neither in the ring nor anybody's position.
     fn ephemeral(&mut self, ephemeral: Ephemeral) {
         let LocalChannel { name, flusher, .. } = &**self.channel;
+        let step = self.arriving.begin(None);
         let appended = self.audience.append_ephemeral(name, &ephemeral);
+        self.audience.follow(step);
         flusher.note_arrival();
         self.flush_later(&appended);
     }
@@ -124,6 +131,7 @@ impl LocalChannel {
             follower: Follower::default(),
             ring: None,
             audience: Audience::new(metrics.clone()),
+            arriving: Arriving::default(),
         };
         Arc::new(Self {
             name,
@@ -177,13 +185,20 @@ impl LocalChannel {
             follower,
             ring,
             audience,
+            arriving,
         } = &mut *state;
         let mut members = Members {
             channel: self,
             ring,
             audience,
+            arriving,
         };
         call(follower, &mut members)
+    }
+
+    /// Some of what arrives next belongs to traces that are kept.
+    pub(super) fn traced(&self, marks: Vec<Traced>) {
+        self.state.lock().arriving.expect(marks);
     }
 
     /// See [`Follower::subscribed`].
