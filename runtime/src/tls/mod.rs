@@ -7,6 +7,7 @@
 mod certificate;
 mod client;
 mod pem;
+mod plain;
 mod server;
 mod settings;
 mod watched;
@@ -14,6 +15,7 @@ mod watched;
 pub use certificate::ClientCertificate;
 pub use client::{ClientFiles, ClientTls};
 pub use pem::TlsError;
+pub use plain::{HANDSHAKE, may_be_http, refuse_http};
 pub use server::{ServerFiles, ServerTls};
 pub use settings::TlsSettings;
 

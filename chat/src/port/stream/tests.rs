@@ -115,3 +115,58 @@ async fn a_handshake_that_does_not_go_on_ends_with_the_time_for_a_greeting() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_caller_that_speaks_http_without_tls_is_told_so_in_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = port(&folder);
+    for (request, is_told) in [
+        (
+            "POST /chat.v1.ChatService/Send HTTP/1.1\r\nhost: chat\r\n\r\n",
+            true,
+        ),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap());
+        let (stream, accepted) = tokio::join!(stream, listener.accept());
+        let (accepted, peer) = accepted.unwrap();
+        let connections = Connections::new(1, TIMEOUTS);
+        let mut socket = connections.admit(accepted, peer, Some(&tls)).unwrap();
+        let ask = async {
+            let mut stream = stream.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // Without an answer the socket may be reset.
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8_lossy(&answer).into_owned()
+        };
+        let answered = async move {
+            let error = socket.read_u8().await.unwrap_err();
+            drop(socket);
+            error.to_string()
+        };
+        let (answer, error) = tokio::join!(ask, answered);
+        assert_eq!(answer.starts_with("HTTP/1.1 400 "), is_told, "{answer}");
+        assert_eq!(answer.contains("This port speaks TLS alone"), is_told);
+        assert_eq!(error.contains("without TLS"), is_told, "{error}");
+    }
+}
+
+/// The paused time goes on by itself while nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_says_nothing_is_ended_with_the_time_for_a_greeting_also_with_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = port(&folder);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap());
+    let (_stream, accepted) = tokio::join!(stream, listener.accept());
+    let (accepted, peer) = accepted.unwrap();
+    let connections = Connections::new(1, TIMEOUTS);
+    let mut socket = connections.admit(accepted, peer, Some(&tls)).unwrap();
+    let error = socket.read_u8().await.unwrap_err();
+    assert!(
+        error.to_string().contains("neither spoke HTTP/2"),
+        "{error}"
+    );
+}
