@@ -5,6 +5,7 @@ use crate::name::ChannelName;
 use crate::page::{LogPage, Since};
 use crate::publication::{Ephemeral, Position, Publication};
 use crate::server::{FeedConnection, ServerLifetime, Shard};
+use crate::traced::Traced;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -30,6 +31,9 @@ pub trait FeedSink: Send + Sync + 'static {
         channel: &ChannelName,
         run: &mut dyn Iterator<Item = Publication>,
     );
+
+    /// Some of what arrives next belongs to traces that are kept. By default nobody wants to know.
+    fn traced(&self, _: &ChannelName, _: Vec<Traced>) {}
 
     /// Something has arrived that is not in the log. By default it is passed over.
     fn ephemeral(&self, _: &FeedConnection, _: &ChannelName, _: Ephemeral) {}

@@ -26,6 +26,7 @@ mod restrictions;
 mod rules;
 mod server;
 mod store;
+mod traced;
 mod user_info;
 mod watch;
 
@@ -61,5 +62,6 @@ pub use restrictions::{
 };
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;
+pub use traced::Traced;
 pub use user_info::{InfoError, LARGEST_INFO, UserInfo};
 pub use watch::{Birth, Births, Look, NotedPage, WatchFeed};

@@ -4,6 +4,8 @@ use crate::error::StoreError;
 use crate::name::{ChannelName, IdempotencyKey, SessionId, UserId};
 use crate::publication::{Payload, Position};
 use async_trait::async_trait;
+use std::sync::Arc;
+use traces::Span;
 
 /// One message on its way into a channel.
 #[derive(Debug, Clone)]
@@ -27,6 +29,9 @@ pub struct Publish {
     /// True to give the message only to those who are there now. It is not in the log, begins nothing, and is published
     /// right after what the log holds. Its key counts for nothing.
     pub ephemeral: bool,
+    /// The step of a trace that publishes it, if its trace is kept. Nothing of it is in the log, so a message that is sent again is
+    /// the same one, whatever trace it belongs to.
+    pub span: Option<Arc<Span>>,
 }
 
 impl Publish {
@@ -42,6 +47,7 @@ impl Publish {
             key: None,
             expected: None,
             ephemeral: false,
+            span: None,
         }
     }
 }

@@ -41,4 +41,6 @@ mod sentinel;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod traces;
+#[cfg(test)]
 mod watching;

@@ -17,7 +17,8 @@ use runtime::doors::{Door, DoorSettings};
 use runtime::listen::address;
 use runtime::pace::Rate;
 use runtime::redis_settings::RedisSettings;
-use runtime::{LogSettings, descriptors};
+use runtime::trace::TRACES;
+use runtime::{LogSettings, TraceSettings, descriptors};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 /// How long an idle channel is remembered by default.
 const CHANNEL_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a channel keeps each message by default.
+const LOG_KEEP: Duration = Duration::from_secs(300);
 /// The largest number of connections by default. The limit of file descriptors may make it smaller.
 const MOST_CONNECTIONS: usize = 10_000;
 /// The bytes of pages that a connection of a back end may be given in a second.
@@ -110,9 +113,12 @@ pub struct Config {
     )]
     pub log_entries: u64,
 
-    /// How long a channel keeps each message even if more than --log-entries come: the setting that keeps more counts
-    #[arg(long, default_value = "5m", value_parser = duration)]
-    pub log_keep: Duration,
+    /// How long a channel keeps each message even if more than --log-entries come: the setting that keeps more counts. No longer than
+    /// --log-life
+    ///
+    /// Without it: 5m, or as long as --log-life if that is shorter.
+    #[arg(long, value_parser = duration)]
+    pub log_keep: Option<Duration>,
 
     /// The most bytes of messages that a channel keeps, whatever the other two settings say: 64KiB to 1GiB
     #[arg(long, default_value = "8MiB", value_parser = bytes::<u64>(LOG_BYTES))]
@@ -228,6 +234,10 @@ pub struct Config {
     #[command(flatten)]
     pub log: LogSettings,
 
+    /// Which calls are traced.
+    #[command(flatten)]
+    pub trace: TraceSettings,
+
     /// The certificate of the port.
     #[command(flatten)]
     pub tls: PortSettings,
@@ -292,6 +302,7 @@ impl Grouped for Config {
             ],
         ),
         ACCESS,
+        TRACES,
         (
             "Process",
             &["log_filter", "threads", "allowed_origins", "no_console"],
@@ -340,7 +351,14 @@ impl Settings for Config {
             ));
         }
         channel_rules::check(&self.channels)?;
+        if let Some(keep) = self.log_keep.filter(|keep| *keep > self.log_life) {
+            let log_life = self.log_life;
+            return Err(format!(
+                "--log-keep: {keep:?} is longer than --log-life, {log_life:?}: a channel that is quiet for that time keeps no message"
+            ));
+        }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
+        self.trace.check()?;
         self.tls.check().map_err(|error| error.to_string())?;
         self.doors.check(&self.door(self.listen))?;
         match check_url(&self.redis.url()?, self.redis_ca.as_deref()) {
@@ -376,7 +394,7 @@ impl Config {
         StoreOptions {
             prefix: self.prefix.clone(),
             log_entries: self.log_entries,
-            log_keep: self.log_keep,
+            log_keep: self.log_keep.unwrap_or(LOG_KEEP.min(self.log_life)),
             log_bytes: self.log_bytes,
             log_life: self.log_life,
             announce_members: self.announce_members,
@@ -552,6 +570,20 @@ mod tests {
     fn a_channel_is_remembered_at_least_as_long_as_its_log() {
         let config = config(&["--log-life", "48h"]);
         assert_eq!(config.store().channel_life, config.log_life);
+    }
+
+    #[test]
+    fn messages_are_kept_no_longer_than_their_log_lives() {
+        let keep = |flags: &[&str]| {
+            let config = config(flags);
+            config.check().map(|()| config.store().log_keep)
+        };
+        let minutes = |count: u64| Ok(Duration::from_secs(60 * count));
+        assert_eq!(keep(&[]), minutes(5));
+        assert_eq!(keep(&["--log-life", "1m"]), minutes(1));
+        assert_eq!(keep(&["--log-life", "1h", "--log-keep", "1h"]), minutes(60));
+        let refused = keep(&["--log-life", "59m", "--log-keep", "1h"]).unwrap_err();
+        assert!(refused.starts_with("--log-keep: "), "{refused}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ async fn start(
         .await
         .context("cannot use this Redis")?;
     let address = port.local_address()?;
+    let traces = config.trace.begin("chat", &address.to_string())?;
     tracing::info!(%address, "listening");
     config.doors.report(&config.door(address));
     tracing::info!(address = %admin.local_addr()?, "admin listening");
@@ -90,6 +91,7 @@ async fn start(
         shutdown.clone(),
     )));
     service.serve(port, available, limits, shutdown).await?;
+    traces.end().await;
     tracing::info!("drained");
     Ok(())
 }

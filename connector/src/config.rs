@@ -27,7 +27,8 @@ use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::redis_settings::RedisSettings;
 use runtime::tls::TlsSettings;
-use runtime::{LogSettings, descriptors};
+use runtime::trace::TRACES;
+use runtime::{LogSettings, TraceSettings, descriptors};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,10 @@ pub struct Config {
     /// What is logged.
     #[command(flatten)]
     pub log: LogSettings,
+
+    /// Which requests are traced.
+    #[command(flatten)]
+    pub trace: TraceSettings,
 
     /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
     #[arg(
@@ -324,6 +329,7 @@ impl Grouped for Config {
         RATES,
         DRAIN,
         ("Access", &[INSECURE, "chat_token_file", "admin_hosts"]),
+        TRACES,
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
@@ -499,6 +505,7 @@ impl Settings for Config {
         self.clients.check()?;
         self.doors.check(&self.clients.door(&self.listen))?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
+        self.trace.check()?;
         let chats = Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
         self.chat_tls
             .check(&chats)

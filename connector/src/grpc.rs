@@ -7,8 +7,8 @@ use runtime::cli::redact;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tonic::Status;
 use tonic::transport::Endpoint;
+use tonic::{Request, Status};
 use tower::util::BoxCloneSyncService;
 
 /// How often a name is resolved again.
@@ -97,6 +97,19 @@ pub(crate) fn transport(uri: &Uri, address: SocketAddr) -> Endpoint {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap_or_else(|_| Endpoint::from_static("http://0.0.0.0:0"))
         .origin(uri.clone())
+}
+
+/// A request that names the trace that the task works on, if one is kept.
+pub(crate) fn traced<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let traceparent = traces::current().and_then(|span| {
+        let text = span.context().traceparent();
+        text.parse().ok()
+    });
+    if let Some(traceparent) = traceparent {
+        request.metadata_mut().insert("traceparent", traceparent);
+    }
+    request
 }
 
 /// Why a call failed, in words: the innermost cause, which is the system's if the network failed.

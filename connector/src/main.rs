@@ -8,12 +8,13 @@ use connector::routes::Routes;
 use connector::{Config, Connector, Store};
 use runtime::config::Reloading;
 use runtime::listen::Listener;
-use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
+use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, log, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
     let (config, source) = config::load::<Config>();
+    log::name_process("connector", &config.id);
     telemetry::init(&config.log);
     lifecycle::run("connector", config.threads, async |shutdown| {
         let (latest, _reloads) = source.follow(config.clone());
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let traces = config.trace.begin("connector", &config.id)?;
     let chats = Source::parse(&config.chat)?;
     let credentials = Credentials {
         tls: config.chat_tls.begin(&chats)?,
@@ -80,5 +82,6 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
 
     connector.serve(listener, readiness, latest, shutdown).await;
     admin.abort();
+    traces.end().await;
     Ok(())
 }

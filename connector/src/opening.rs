@@ -2,29 +2,17 @@
 
 use crate::http::{HttpIo, HttpStream};
 use crate::transport::pass::Pass;
-use runtime::tls::ServerTls;
+use runtime::tls::{HANDSHAKE, ServerTls, may_be_http, refuse_http};
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncBufRead;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// The protocols that clients may name in a handshake. HTTP/2 is not among them, because a WebSocket begins with HTTP/1.1.
 pub(crate) const ALPN: &[&[u8]] = &[b"http/1.1"];
-/// The first byte of TLS: the type of the record that a handshake begins with.
-const HANDSHAKE: u8 = 22;
-/// The answer to a client that speaks HTTP where TLS is expected.
-const NOT_ENCRYPTED: &str = "HTTP/1.1 400 Bad Request\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 66\r\n\
-    Connection: close\r\n\
-    \r\n\
-    This port speaks TLS alone: use https:// or wss://, and not http.\n";
-/// How long that client may take to read the answer.
-const LINGER: Duration = Duration::from_secs(1);
+/// What a client should use that speaks HTTP where TLS is expected.
+const ADVICE: &str = "use https:// or wss://, and not http";
 
 /// Returns the socket and the first byte that the client has sent, which can still be read. `None` if the client is gone, or
 /// does not speak TLS although it has to. The caller bounds the time.
@@ -46,8 +34,8 @@ pub(crate) async fn open(
         (Some(tls), HANDSHAKE) => Box::pin(shake_hands(stream, pass, tls)).await,
         (Some(_), first) => {
             tracing::debug!("a client does not speak TLS");
-            if first >= b' ' {
-                Box::pin(refuse(stream)).await;
+            if may_be_http(first) {
+                Box::pin(refuse_http(stream, ADVICE)).await;
             }
             None
         }
@@ -72,37 +60,4 @@ async fn shake_hands(stream: TcpStream, pass: &Arc<Pass>, tls: &ServerTls) -> Op
     });
     let first = first.await.ok()??;
     Some((HttpIo::Right(stream), first))
-}
-
-/// Tells a client that speaks HTTP what is wrong.
-async fn refuse(stream: TcpStream) {
-    let answer = async {
-        stream.writable().await?;
-        // So little always fits into a fresh socket.
-        stream.try_write(NOT_ENCRYPTED.as_bytes())?;
-        drop(socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write));
-        // If the request were not read, closing the socket would reset it, and the client could lose the answer.
-        let mut request = [0; 1 << 10];
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut request) {
-                Ok(0) => return io::Result::Ok(()),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => {}
-            }
-        }
-    };
-    let _ = timeout(LINGER, answer).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_to_plain_http_says_its_own_length() {
-        let (head, body) = NOT_ENCRYPTED.split_once("\r\n\r\n").unwrap();
-        let length = format!("Content-Length: {}", body.len());
-        assert!(head.contains(&length), "{length}");
-    }
 }

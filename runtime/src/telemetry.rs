@@ -3,7 +3,7 @@
 //! They go to stderr, as text or as one JSON object a line. `RUST_LOG` says how much is logged. Each event is one line,
 //! whatever it contains, and a line that comes too often is held back.
 
-use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW};
+use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW, fields};
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub fn init(settings: &LogSettings) {
         .with_writer(move || Escaping::new(io::stderr(), form))
         .with_ansi(colours);
     let lines = match format {
-        LogFormat::Text => lines.boxed(),
+        LogFormat::Text => lines.fmt_fields(fields()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let limit = RateLimit::new();

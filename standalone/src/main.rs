@@ -24,9 +24,10 @@ use runtime::cli::Grouped;
 use runtime::config::{Names, Part, Reloading, Settings};
 use runtime::doors::{Door, DoorSettings};
 use runtime::listen::{ListenAddress, Listener};
+use runtime::trace::TRACES;
 use runtime::{
-    LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
-    telemetry,
+    LogFormat, LogSettings, Readiness, Shutdown, TraceSettings, admin, config, descriptors,
+    lifecycle, listen, telemetry,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -65,6 +66,9 @@ struct Config {
     log: LogSettings,
 
     #[command(flatten)]
+    trace: TraceSettings,
+
+    #[command(flatten)]
     access: AccessSettings,
 
     #[command(flatten)]
@@ -95,6 +99,7 @@ impl Grouped for Config {
         DRAIN,
         ACCESS,
         ("Back ends", &["grpc_client_ca"]),
+        TRACES,
         ("Process", &["log_filter", "no_console"]),
     ];
 }
@@ -152,6 +157,7 @@ impl Settings for Config {
         self.doors.check(&self.grpc_door(self.grpc))?;
         self.doors.check(&self.clients.door(&self.listen))?;
         self.clients.check()?;
+        self.trace.check()?;
         self.grpc_tls().check().map_err(|error| error.to_string())
     }
 
@@ -207,6 +213,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let grpc_port = config.grpc_tls().port(listen::bind(config.grpc)?)?;
     let admin_listener = listen::bind(config.admin)?;
     let (clients, grpc) = (listener.local_address()?, grpc_port.local_address()?);
+    let traces = config.trace.begin("standalone", &clients.to_string())?;
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     config.doors.report(&config.grpc_door(grpc));
@@ -319,6 +326,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         served = grpc => served??,
         () = shutdown.hurried() => {}
     }
+    traces.end().await;
     admin.abort();
     Ok(())
 }

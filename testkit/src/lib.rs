@@ -15,6 +15,7 @@
 //! | [`senders`] | back ends that send under load |
 //! | [`followers`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and a check that what they received keeps the promises |
 //! | [`attack`], [`impact`] | attackers, and a measurement of what other clients notice of them |
+//! | [`collector`] | a collector of traces
 //! | [`tls`] | certificates, and clients that use them |
 //! | [`recording`] | what the original system sent and received, byte by byte |
 //!
@@ -41,6 +42,7 @@ pub mod chat_api;
 pub mod checker;
 pub mod clock;
 pub mod cluster;
+pub mod collector;
 pub mod conversation;
 pub mod follower;
 pub mod followers;

@@ -95,6 +95,7 @@ mod tls_attacks;
 mod tls_chat;
 mod tls_clients;
 mod tokens;
+mod traces;
 mod unix_sockets;
 mod upgrades;
 mod user_info;

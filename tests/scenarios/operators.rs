@@ -323,6 +323,11 @@ async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
             &["--log-life", "48h", "--channel-life", "24h"],
             &["--channel-life", "--log-life"],
         ),
+        (
+            "chat",
+            &["--log-keep", "2h", "--log-life", "1h"],
+            &["--log-keep", "--log-life"],
+        ),
         ("chat", &["--ready-slots", "0"], &["--ready-slots", "0.5"]),
         (
             "connector",

@@ -19,6 +19,7 @@ use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use crate::server::FeedConnection;
 use std::time::Duration;
 use tokio::time::Instant;
+use traces::{Kind, Span, TraceContext};
 
 /// One call ends at most so many memberships of a dead incarnation.
 const REAPED_AT_ONCE: usize = 200;
@@ -112,6 +113,9 @@ impl Channel {
             let end = log.end_of_published();
             return Err(StoreError::PositionMismatch { end });
         }
+        let step = publish.span.as_ref().map(|span| span.context());
+        let step = Span::child(step, "memory publish", Kind::Internal);
+        let context = step.as_ref().map(|step| step.context());
         let reached = u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX);
         if publish.ephemeral {
             let ephemeral = Ephemeral {
@@ -119,7 +123,7 @@ impl Channel {
                 time: at.now.milliseconds,
                 payload: publish.payload,
             };
-            self.outbox.ephemeral(ephemeral, &at.server);
+            self.outbox.ephemeral(ephemeral, context, &at.server);
             return Ok(Published {
                 position: log.end_of_published(),
                 time: at.now.milliseconds,
@@ -128,7 +132,7 @@ impl Channel {
                 ephemeral: true,
             });
         }
-        let position = self.append(publish.payload, at);
+        let position = self.append_traced(publish.payload, context, at);
         let Content { log, keys, .. } = &mut self.content;
         log.note_message();
         if let Some(key) = key {
@@ -318,7 +322,7 @@ impl Channel {
             keys.remember(key, position.offset, now);
         }
         self.used = now;
-        self.outbox.publish(publication, &at.server);
+        self.outbox.publish(publication, None, &at.server);
         Some(position)
     }
 
@@ -455,12 +459,22 @@ impl Channel {
 
     /// Appends a publication to the log, and puts it into the outbox.
     fn append(&mut self, payload: Payload, at: &Context) -> Position {
+        self.append_traced(payload, None, at)
+    }
+
+    /// Does the same as a step of a trace.
+    fn append_traced(
+        &mut self,
+        payload: Payload,
+        context: Option<TraceContext>,
+        at: &Context,
+    ) -> Position {
         self.used = at.now.instant;
         self.lives_by = self.policy;
         let (log, lifetime) = (&mut self.content.log, &at.server.lifetime);
         let publication = log.append(payload, at.now, &self.policy, lifetime);
         let position = publication.position.clone();
-        self.outbox.publish(publication, &at.server);
+        self.outbox.publish(publication, context, &at.server);
         position
     }
 }

@@ -12,9 +12,11 @@ use crate::feed::FeedSink;
 use crate::name::ChannelName;
 use crate::publication::{Ephemeral, Publication};
 use crate::server::FeedConnection;
+use crate::traced::{Traced, arrive};
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use traces::TraceContext;
 
 /// A turn is full when this many publications were added during it.
 const TURN: usize = 64;
@@ -50,9 +52,9 @@ pub(super) struct Delivery {
 enum Content {
     /// They are subscribed.
     Subscribed,
-    /// Publications that follow one another.
-    Run(Vec<Publication>),
-    Ephemeral(Ephemeral),
+    /// Publications that follow one another, and those of them that belong to traces.
+    Run(Vec<Publication>, Vec<Traced>),
+    Ephemeral(Ephemeral, Option<Traced>),
 }
 
 impl Outbox {
@@ -89,26 +91,46 @@ impl Outbox {
     }
 
     /// Adds a publication. Publications that wait one after the other are delivered as one run.
-    pub(super) fn publish(&mut self, publication: Publication, connection: &FeedConnection) {
+    pub(super) fn publish(
+        &mut self,
+        publication: Publication,
+        context: Option<TraceContext>,
+        connection: &FeedConnection,
+    ) {
         if self.followers.is_empty() {
             return;
         }
+        let traced = context.map(|context| Traced {
+            offset: Some(publication.position.offset),
+            context,
+        });
         // A follower that comes or reconnects gets a confirmation, which ends the run. So the followers are the same.
         if let Some(Delivery {
-            content: Content::Run(run),
+            content: Content::Run(run, marks),
             ..
         }) = self.waiting.back_mut()
         {
             self.added += 1;
+            marks.extend(traced);
             return run.push(publication);
         }
-        self.add(Content::Run(vec![publication]), connection);
+        let marks = traced.into_iter().collect();
+        self.add(Content::Run(vec![publication], marks), connection);
     }
 
     /// Adds an ephemeral message, which ends the run before it.
-    pub(super) fn ephemeral(&mut self, ephemeral: Ephemeral, connection: &FeedConnection) {
+    pub(super) fn ephemeral(
+        &mut self,
+        ephemeral: Ephemeral,
+        context: Option<TraceContext>,
+        connection: &FeedConnection,
+    ) {
         if !self.followers.is_empty() {
-            self.add(Content::Ephemeral(ephemeral), connection);
+            let traced = context.map(|context| Traced {
+                offset: None,
+                context,
+            });
+            self.add(Content::Ephemeral(ephemeral, traced), connection);
         }
     }
 
@@ -162,11 +184,21 @@ impl Delivery {
         for Follower { sink, .. } in &self.to {
             match &self.content {
                 Content::Subscribed => sink.subscribed(&self.connection, channel),
-                Content::Run(run) => {
+                Content::Run(run, marks) => {
+                    let (_steps, traced) = arrive(channel, marks);
+                    if !traced.is_empty() {
+                        sink.traced(channel, traced);
+                    }
                     let mut run = run.iter().cloned();
                     sink.publications(&self.connection, channel, &mut run);
                 }
-                Content::Ephemeral(it) => sink.ephemeral(&self.connection, channel, it.clone()),
+                Content::Ephemeral(it, mark) => {
+                    let (_steps, traced) = arrive(channel, mark.as_slice());
+                    if !traced.is_empty() {
+                        sink.traced(channel, traced);
+                    }
+                    sink.ephemeral(&self.connection, channel, it.clone());
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use super::births::hear_births;
 use super::call::{ByConnection, by_connection};
+use super::channel_listener::ChannelListener;
 use super::directory::Directory;
 use super::inboxes::RedisInboxes;
 use super::keys::Keys;
@@ -12,10 +13,10 @@ use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, history, looks, read};
 use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
-    Connection, Listener, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
+    Connection, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
     wants_another_connection,
 };
-use super::run::{Brought, Run};
+use super::run::Run;
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::inbox::Inboxes;
@@ -24,14 +25,13 @@ use crate::name::ChannelName;
 use crate::options::StoreOptions;
 use crate::page::{HistoryRange, LogPage, Since};
 use crate::probe::{ProbeFeed, ProbeFound, ProbePoint, nonce};
-use crate::publication::{Epoch, Position, Publication};
+use crate::publication::{Position, Publication};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
-use crate::server::{FeedConnection, Shard};
+use crate::server::Shard;
 use crate::watch::{Births, Look, NotedPage, WatchFeed};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use parking_lot::Mutex;
 use redis::Value;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -195,41 +195,6 @@ fn in_order<T>(count: usize, answers: Vec<(Vec<usize>, Vec<T>)>) -> Result<Vec<T
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// Gives the publications of one channel to the sink.
-struct ChannelListener {
-    channel: ChannelName,
-    sink: Arc<dyn FeedSink>,
-    /// The epoch of the last run. The next one most likely has it, too, and then shares its text.
-    epoch: Mutex<Option<Epoch>>,
-}
-
-impl Listener for ChannelListener {
-    fn subscribed(&self, connection: &FeedConnection) {
-        self.sink.subscribed(connection, &self.channel);
-    }
-
-    fn message(&self, connection: &FeedConnection, content: Vec<u8>) {
-        let brought = {
-            let mut epoch = self.epoch.lock();
-            let brought = Brought::parse(content, epoch.as_ref());
-            if let Some(brought) = &brought
-                && epoch.as_ref() != Some(brought.epoch())
-            {
-                *epoch = Some(brought.epoch().clone());
-            }
-            brought
-        };
-        match brought {
-            Some(Brought::Run(mut run)) => {
-                self.sink.publications(connection, &self.channel, &mut run);
-            }
-            Some(Brought::Ephemeral(it)) => self.sink.ephemeral(connection, &self.channel, it),
-            // A message that can't be read leaves a gap at worst, which the next publication shows.
-            None => {}
-        }
-    }
-}
-
 /// The nonce of a probe's publication, as it comes on the topic.
 fn nonce_of_probe(content: Vec<u8>) -> Option<u64> {
     let publication = Run::parse(content, None)?.next()?;
@@ -297,13 +262,8 @@ impl ProbeFeed for RedisFeed {
 #[async_trait]
 impl ChannelFeed for RedisFeed {
     fn subscribe(&self, channel: &ChannelName) {
-        let listener = ChannelListener {
-            channel: channel.clone(),
-            sink: self.sink.clone(),
-            epoch: Mutex::default(),
-        };
-        self.subscriptions
-            .subscribe(self.topic(channel), Arc::new(listener));
+        let listener = ChannelListener::new(channel.clone(), self.sink.clone());
+        self.subscriptions.subscribe(self.topic(channel), listener);
     }
 
     fn unsubscribe(&self, channel: &ChannelName) {

@@ -10,6 +10,7 @@
 mod append;
 mod births;
 mod call;
+mod channel_listener;
 mod channel_pages;
 mod directory;
 mod feed;

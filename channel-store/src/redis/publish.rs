@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
+use traces::{Kind, Span};
 
 /// The longest time for which a publisher waits for replicas. It also never waits longer than half of the time after which
 /// a connection counts as silent.
@@ -80,8 +81,15 @@ impl Publishing {
         }
     }
 
-    /// A call that publishes messages of one channel: those at these places in the batch.
-    fn call(&self, batch: &[Publish], group: &[usize], time: u64) -> Cmd {
+    /// A call that publishes messages of one channel: those at these places in the batch. `spans` gets a span of the call for each
+    /// message whose trace is kept.
+    fn call(
+        &self,
+        batch: &[Publish],
+        group: &[usize],
+        time: u64,
+        spans: &mut Vec<Arc<Span>>,
+    ) -> Cmd {
         let messages = || group.iter().map(|place| &batch[*place]);
         let size: usize = messages().map(|it| it.payload.as_bytes().len() + 128).sum();
         let mut command = Cmd::with_capacity(18 + 3 * group.len(), size + 512);
@@ -99,6 +107,24 @@ impl Publishing {
                 // Names hold no NUL, so no two pairs of user and key give the same text.
                 Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
             };
+        }
+        let began = spans.len();
+        let mut marks = String::new();
+        for (place, publish) in messages().enumerate() {
+            let Some(cause) = &publish.span else { continue };
+            let span = Span::child(Some(cause.context()), "redis publish.lua", Kind::Client);
+            if let Some(span) = span {
+                let blank = if marks.is_empty() { "" } else { " " };
+                let traceparent = span.context().traceparent();
+                marks += &format!("{blank}{} {traceparent}", place + 1);
+                span.set("db.system.name", "redis");
+                span.set("channel", channel.as_str());
+                span.set("messages", group.len());
+                spans.push(span);
+            }
+        }
+        if spans.len() > began {
+            command.arg(marks);
         }
         command
     }
@@ -319,11 +345,17 @@ impl RedisPublisher {
     ) -> Result<Vec<(usize, Result<Published, StoreError>)>, StoreError> {
         let replicas = self.publishing.replicas;
         let mut pipeline = Pipeline::with_capacity(groups.len() + 1);
+        let mut spans = Vec::new();
         for group in &groups {
-            pipeline.add_command(self.publishing.call(batch, group, time));
+            pipeline.add_command(self.publishing.call(batch, group, time, &mut spans));
         }
         replicas.wait(&mut pipeline);
-        let replies = connection.request(&pipeline).await?;
+        let replies = connection.request(&pipeline).await;
+        if replies.is_err() {
+            spans.iter().for_each(|span| span.fail("no answer"));
+        }
+        drop(spans);
+        let replies = replies?;
         let is_safe = replicas.count == 0 || {
             let reached = replies.last().and_then(number);
             reached.ok_or_else(unexpected_reply)? >= u64::from(replicas.count)

@@ -1,7 +1,9 @@
 //! Runs: how publications look in the log and on a channel's topic.
 
 use crate::publication::{Ephemeral, Epoch, Payload, Position, Publication};
+use crate::traced::Traced;
 use bytes::Bytes;
+use traces::Parent;
 
 /// Reads the id of an entry: offset and time.
 pub(super) fn entry_id(id: &str) -> Option<(u64, u64)> {
@@ -12,11 +14,16 @@ pub(super) fn entry_id(id: &str) -> Option<(u64, u64)> {
 /// The first byte of a message of the topic that is no run, but one ephemeral message.
 const EPHEMERAL: u8 = b'~';
 
+/// The first byte of a message that says which parts of the next one belong to traces that are kept.
+const TRACED: u8 = b'^';
+
 /// What a message of the topic brings.
 #[derive(Debug)]
 pub(super) enum Brought {
     Run(Run),
     Ephemeral(Ephemeral),
+    /// See [`marks`].
+    Marks(Vec<Traced>),
 }
 
 impl Brought {
@@ -24,15 +31,17 @@ impl Brought {
     pub(super) fn parse(bytes: Vec<u8>, known: Option<&Epoch>) -> Option<Self> {
         match bytes.first() {
             Some(&EPHEMERAL) => ephemeral(&bytes.into(), known).map(Self::Ephemeral),
+            Some(&TRACED) => Some(Self::Marks(marks(&bytes))),
             _ => Run::parse(bytes, known).map(Self::Run),
         }
     }
 
-    /// The epoch of everything in it.
-    pub(super) fn epoch(&self) -> &Epoch {
+    /// The epoch of everything in it that has one.
+    pub(super) fn epoch(&self) -> Option<&Epoch> {
         match self {
-            Self::Run(run) => run.epoch(),
-            Self::Ephemeral(ephemeral) => &ephemeral.place.epoch,
+            Self::Run(run) => Some(run.epoch()),
+            Self::Ephemeral(ephemeral) => Some(&ephemeral.place.epoch),
+            Self::Marks(_) => None,
         }
     }
 }
@@ -52,6 +61,28 @@ fn ephemeral(bytes: &Bytes, known: Option<&Epoch>) -> Option<Ephemeral> {
         time: time.parse().ok()?,
         payload: Payload::parse(bytes.slice(end + 1..))?,
     })
+}
+
+/// Reads `^epoch`, then ` offset traceparent` for each publication, or ` ~ traceparent` for an ephemeral message, and a newline. What
+/// can't be read is passed over: then a trace has fewer steps. A reader that knows no marks passes the whole message over, because it
+/// has no id of an entry.
+fn marks(bytes: &[u8]) -> Vec<Traced> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let mut words = text.trim_end().split(' ').skip(1);
+    let mut marks = Vec::new();
+    while let (Some(place), Some(traceparent)) = (words.next(), words.next()) {
+        let offset = match place {
+            "~" => None,
+            place => match place.parse() {
+                Ok(offset) => Some(offset),
+                Err(_) => continue,
+            },
+        };
+        if let Some(context) = Parent::parse(traceparent).and_then(Parent::sampled) {
+            marks.push(Traced { offset, context });
+        }
+    }
+    marks
 }
 
 fn epoch_of(text: &str, known: Option<&Epoch>) -> Epoch {
@@ -198,7 +229,7 @@ mod tests {
         assert_eq!((it.time, it.payload.sender()), (1700, "u"));
         assert_eq!(it.payload.body(), b"{\"a\":\"\n\"}");
         let nowhere = Brought::parse(b"~ 0 1700\nr\0u\0{}".to_vec(), None).unwrap();
-        assert_eq!(nowhere.epoch().as_str(), "");
+        assert_eq!(nowhere.epoch().map(Epoch::as_str), Some(""));
         for bytes in [
             "~",
             "~e1 7\nr\0u\0{}",
@@ -208,6 +239,32 @@ mod tests {
         ] {
             assert!(Brought::parse(bytes.into(), None).is_none(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn marks_of_traces_are_read_and_are_nothing_for_those_who_do_not_know_them() {
+        let trace = |n: u8| format!("00-{:032x}-{:016x}-01", u128::from(n), n);
+        let (one, two) = (trace(1), trace(2));
+        let of = |text: &str| match Brought::parse(text.into(), None) {
+            Some(Brought::Marks(marks)) => {
+                let marks = marks.into_iter();
+                marks
+                    .map(|it| (it.offset, it.context.traceparent()))
+                    .collect()
+            }
+            other => panic!("{other:?}"),
+        };
+        let marks: Vec<_> = of(&format!("^e1 7 {one} 9 {two}\n"));
+        assert_eq!(marks, [(Some(7), one.clone()), (Some(9), two.clone())]);
+        assert_eq!(of(&format!("^ ~ {one}\n")), [(None, one.clone())]);
+        // What is wrong hides nothing else.
+        let marks = of(&format!("^e1 x {one} 8 nothing 9 {two} 10\n"));
+        assert_eq!(marks, [(Some(9), two.clone())]);
+        for none in ["^", "^e1", "^e1\n", "^\u{0}", "^e1 7\n"] {
+            assert_eq!(of(none), [], "{none:?}");
+        }
+        assert!(Run::parse(format!("^e1 7 {one}\n").into(), None).is_none());
+        assert!(Run::parse(format!("^ ~ {one}\n").into(), None).is_none());
     }
 
     #[test]

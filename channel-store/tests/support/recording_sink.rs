@@ -1,7 +1,7 @@
 //! A sink that records everything that it receives.
 
 use super::PATIENCE;
-use channel_store::{ChannelName, Ephemeral, FeedConnection, FeedSink, Publication};
+use channel_store::{ChannelName, Ephemeral, FeedConnection, FeedSink, Publication, Traced};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -10,6 +10,7 @@ pub(crate) enum Received {
     Subscribed(FeedConnection),
     Publication(FeedConnection, Publication),
     Ephemeral(Ephemeral),
+    Traced(Traced),
 }
 
 #[derive(Default)]
@@ -42,7 +43,7 @@ impl RecordingSink {
                     assert_eq!(Some(connection), confirmed);
                     publications.push(publication);
                 }
-                Received::Ephemeral(_) => {}
+                Received::Ephemeral(_) | Received::Traced(_) => {}
             }
         }
         publications
@@ -51,7 +52,7 @@ impl RecordingSink {
     pub(crate) fn confirmations(&self, channel: &str) -> Vec<FeedConnection> {
         let confirmation = |received| match received {
             Received::Subscribed(connection) => Some(connection),
-            Received::Publication(..) | Received::Ephemeral(_) => None,
+            Received::Publication(..) | Received::Ephemeral(_) | Received::Traced(_) => None,
         };
         self.all(channel)
             .into_iter()
@@ -63,7 +64,7 @@ impl RecordingSink {
     pub(crate) fn in_order(&self, channel: &str) -> Vec<String> {
         let received = self.all(channel).into_iter().filter_map(|received| {
             let (mark, position, payload) = match received {
-                Received::Subscribed(_) => return None,
+                Received::Subscribed(_) | Received::Traced(_) => return None,
                 Received::Publication(_, it) => ("", it.position, it.payload),
                 Received::Ephemeral(it) => ("~", it.place, it.payload),
             };
@@ -114,6 +115,12 @@ impl FeedSink for RecordingSink {
                 channel,
                 Received::Publication(connection.clone(), publication),
             );
+        }
+    }
+
+    fn traced(&self, channel: &ChannelName, marks: Vec<Traced>) {
+        for mark in marks {
+            self.record(channel, Received::Traced(mark));
         }
     }
 

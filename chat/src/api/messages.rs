@@ -147,6 +147,7 @@ fn check(request: SendRequest, permit: &Permit, limit: usize) -> Result<Publish,
         expected: request.expected_position,
         require_member: request.require_member,
         ephemeral: request.ephemeral,
+        span: None,
     };
     message.check(permit, request.channel, limit)
 }

@@ -11,6 +11,8 @@ use prost_types::Struct;
 use proto::chat::v1;
 use proto::json;
 use std::fmt::Display;
+use std::sync::Arc;
+use traces::Span;
 
 /// Session ids that begin with this character belong to the store: it names detached members so.
 const RESERVED: char = '@';
@@ -36,6 +38,8 @@ pub(crate) struct Message {
     pub(crate) expected: Option<v1::Position>,
     pub(crate) require_member: bool,
     pub(crate) ephemeral: bool,
+    /// The step of a trace that answers it. `None`: that of the call, if there is one.
+    pub(crate) span: Option<Arc<Span>>,
 }
 
 /// A message that was checked, for whatever channel.
@@ -48,6 +52,7 @@ pub(crate) struct Content {
     key: Option<IdempotencyKey>,
     expected: Option<Position>,
     ephemeral: bool,
+    span: Option<Arc<Span>>,
 }
 
 /// The body of a message.
@@ -117,6 +122,7 @@ impl Message {
             key: key?,
             expected: expected?,
             ephemeral: self.ephemeral,
+            span: self.span.or_else(traces::current),
         })
     }
 }
@@ -133,6 +139,7 @@ impl Content {
             key: self.key,
             expected: self.expected,
             ephemeral: self.ephemeral,
+            span: self.span,
         }
     }
 }

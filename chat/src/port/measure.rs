@@ -7,12 +7,19 @@ use metrics::{counter, gauge, histogram};
 use proto::codes;
 use runtime::families::{Family, register};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
+use traces::{Kind, Parent, Span};
+
+/// The header in which a caller names the trace of its call.
+const TRACEPARENT: &str = "traceparent";
+/// The methods that answer with streams.
+const STREAMS: [&str; 2] = ["/SendStream", "/Watch"];
 
 const CALLS: &str = "chat_calls_total";
 const IN_FLIGHT: &str = "chat_calls_in_flight";
@@ -97,9 +104,15 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = Call::begin(method(request.uri().path()));
+        let method = method(request.uri().path());
+        let span = step(method, request.headers());
+        let call = Call::begin(method, span.clone());
         let answer = self.0.call(request);
-        Box::pin(async move { Ok(call.follow(answer.await?)) })
+        let measured = async move { Ok(call.follow(answer.await?)) };
+        match span {
+            None => Box::pin(measured),
+            Some(span) => Box::pin(traces::within(span, measured)),
+        }
     }
 }
 
@@ -110,21 +123,41 @@ fn method(path: &str) -> &'static str {
     known.unwrap_or(OTHER)
 }
 
+/// The step of a trace that answers a call, if its trace is kept. Each message of a stream is a step of its own, and so a stream is
+/// none.
+fn step(method: &'static str, headers: &HeaderMap) -> Option<Arc<Span>> {
+    if !traces::is_on() || STREAMS.iter().any(|it| method.ends_with(it)) {
+        return None;
+    }
+    let parent = headers.get(TRACEPARENT).and_then(|it| it.to_str().ok());
+    let parent = parent.and_then(Parent::parse);
+    let span = if method.starts_with("connector.") {
+        // The connector has decided. Without a word it does not keep this trace.
+        Span::child(parent.and_then(Parent::sampled), method, Kind::Server)?
+    } else {
+        Span::of_request(parent, method, Kind::Server)?
+    };
+    span.set("rpc.system", "grpc");
+    Some(span)
+}
+
 /// One call, counted when it is dropped.
 struct Call {
     method: &'static str,
     began: Instant,
     /// `Cancelled` until the end is known: it stays so if the caller goes away before.
     code: Code,
+    span: Option<Arc<Span>>,
 }
 
 impl Call {
-    fn begin(method: &'static str) -> Self {
+    fn begin(method: &'static str, span: Option<Arc<Span>>) -> Self {
         gauge!(IN_FLIGHT, "method" => method).increment(1.0);
         Self {
             method,
             began: Instant::now(),
             code: Code::Cancelled,
+            span,
         }
     }
 
@@ -145,6 +178,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         let (method, code) = (self.method, codes::name(self.code));
         let took = self.began.elapsed();
+        if let Some(span) = self.span.take().filter(|_| self.code != Code::Ok) {
+            span.fail(code);
+        }
         counter!(CALLS, "method" => method, "code" => code).increment(1);
         gauge!(IN_FLIGHT, "method" => method).decrement(1.0);
         histogram!(DURATION, "method" => method).record(took);

@@ -18,7 +18,7 @@ use http_body_util::Full;
 use prost_reflect::DescriptorPool;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -231,9 +231,14 @@ impl http_body::Body for WithoutTrailers {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.0)
-            .poll_frame(cx)
-            .map(|frame| frame.filter(|it| !it.as_ref().is_ok_and(Frame::is_trailers)))
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        // With the last byte of a known length the answer is over for HTTP. Nobody would ask for the trailers, in which the service
+        // says that all went well.
+        let is_data = |it: &Result<Frame<Bytes>, Status>| it.as_ref().is_ok_and(Frame::is_data);
+        if frame.as_ref().is_some_and(is_data) && self.0.size_hint().exact() == Some(0) {
+            let _ = Pin::new(&mut self.0).poll_frame(cx);
+        }
+        Poll::Ready(frame.filter(|it| !it.as_ref().is_ok_and(Frame::is_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -248,6 +253,26 @@ impl http_body::Body for WithoutTrailers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// HTTP asks for no more than the announced bytes.
+    #[tokio::test]
+    async fn the_status_of_a_call_is_read_with_the_last_byte_of_its_answer() {
+        let is_read = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_read);
+        let trailers = async { Some(Ok(HeaderMap::new())) };
+        let body = Full::new(Bytes::from_static(b"{}")).with_trailers(trailers);
+        let body = body.map_frame(move |frame| {
+            seen.fetch_or(frame.is_trailers(), Ordering::Relaxed);
+            frame
+        });
+        let mut body = WithoutTrailers(Body::new(body));
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "{}");
+        assert!(is_read.load(Ordering::Relaxed));
+        assert!(body.frame().await.is_none());
+    }
 
     #[test]
     fn a_time_in_milliseconds_becomes_one_of_grpc_with_at_most_eight_digits() {

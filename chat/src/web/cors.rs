@@ -18,9 +18,9 @@ use tonic::body::Body;
 
 /// How long a browser may remember what it may send: two hours, which is Chromium's longest.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
-/// Headers of requests that scripts may set: those of the Connect protocol and of grpc-web.
+/// Headers of requests that scripts may set: those of the Connect protocol and of grpc-web, and the one that names a trace.
 const SENDABLE: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
+    "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, traceparent, x-grpc-web, x-user-agent",
 );
 /// Which site a page is of that makes a request, compared with the site that is asked.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

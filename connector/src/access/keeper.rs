@@ -307,11 +307,11 @@ fn take(state: &mut State, issuer: &str, keys: Result<KeySet, String>) {
         }
         Err(trouble) => {
             if state.trouble.as_ref() != Some(&trouble) {
-                tracing::error!(
-                    issuer,
-                    trouble,
-                    "no new keys of an issuer; those before are still used"
-                );
+                let means = match state.keys {
+                    Some(_) => "no new keys of an issuer; those before are still used",
+                    None => "no keys of an issuer yet, so its tokens are refused",
+                };
+                tracing::error!(issuer, trouble, "{means}");
             }
             state.trouble = Some(trouble);
         }

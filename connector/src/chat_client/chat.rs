@@ -1,11 +1,12 @@
 //! All chats, and calls to whichever is up.
 
-use super::call::{Answered, CallError, TRY, is_final, refusal};
+use super::call::{Answered, CallError, TRY, is_final, reason, refusal};
 use super::endpoint::Endpoint;
 use super::line::{Outcome, Pending};
 use super::proof::Prover;
 use super::window::Window;
-use crate::metering::{HISTORY, JOIN, LEAVE, LIST_MEMBERS, attempt, note_other_rules};
+use crate::grpc::traced;
+use crate::metering::{HISTORY, JOIN, LEAVE, LIST_MEMBERS, SEND_STREAM, attempt, note_other_rules};
 use channel_rules::RulesHash;
 use channel_store::Shard;
 use channel_store::probe::several;
@@ -18,11 +19,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
+use traces::{Kind, Span, within};
 
 /// How long calls wait for an endpoint after the last one was lost. The only chat may just be restarting.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A step of a trace that calls chat, if a trace is kept of what the task does.
+fn step(method: &'static str) -> Option<Arc<Span>> {
+    Span::child(Some(traces::current()?.context()), method, Kind::Client)
+}
+
+/// Makes an attempt to call chat, as a step of the trace that is kept of what the task does, if there is one.
+async fn in_step<T>(
+    method: &'static str,
+    call: impl Future<Output = Result<Result<T, Status>, Elapsed>>,
+) -> Result<Result<T, Status>, Elapsed> {
+    let Some(step) = step(method) else {
+        return call.await;
+    };
+    let answer = within(Arc::clone(&step), call).await;
+    match &answer {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) => step.fail(&reason(status)),
+        Err(_) => step.fail("no answer in time"),
+    }
+    answer
+}
 
 /// All chat endpoints.
 pub struct Chat {
@@ -125,7 +150,7 @@ impl Chat {
     ) -> Result<Answered<JoinResponse>, CallError> {
         self.call(JOIN, deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
-            async move { Ok(client.join(request).await?.into_inner()) }
+            async move { Ok(client.join(traced(request)).await?.into_inner()) }
         })
         .await
     }
@@ -137,7 +162,7 @@ impl Chat {
     pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
         let answered = self.call(LEAVE, deadline, |endpoint| {
             let (mut client, request) = (endpoint.sessions(), request.clone());
-            async move { client.leave(request).await }
+            async move { client.leave(traced(request)).await }
         });
         answered.await.map(drop)
     }
@@ -153,7 +178,7 @@ impl Chat {
     ) -> Result<ListMembersResponse, CallError> {
         let answered = self.call(LIST_MEMBERS, deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.list_members(request).await?.into_inner()) }
+            async move { Ok(client.list_members(traced(request)).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -169,7 +194,7 @@ impl Chat {
     ) -> Result<HistoryResponse, CallError> {
         let answered = self.call(HISTORY, deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.history(request).await?.into_inner()) }
+            async move { Ok(client.history(traced(request)).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -179,11 +204,22 @@ impl Chat {
     pub fn send(
         &self,
         window: &Arc<Window>,
-        request: SessionMessage,
+        mut request: SessionMessage,
         deadline: Instant,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let pending = Pending::new(request, Arc::clone(window), deadline, Box::new(answer));
+        let answer: Box<dyn FnOnce(Outcome) + Send> = match step(SEND_STREAM) {
+            None => Box::new(answer),
+            Some(step) => {
+                request.traceparent = step.context().traceparent();
+                Box::new(move |outcome| {
+                    outcome.note_in(&step);
+                    drop(step);
+                    answer(outcome);
+                })
+            }
+        };
+        let pending = Pending::new(request, Arc::clone(window), deadline, answer);
         let line = window.enter(pending.bytes, || {
             let home = self.home(pending.channel())?;
             let prover = self.prover.as_ref();
@@ -225,7 +261,8 @@ impl Chat {
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
-            match attempt(method, timeout_at(until, ask(&endpoint))).await {
+            let asked = in_step(method, timeout_at(until, ask(&endpoint)));
+            match attempt(method, asked).await {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // An earlier attempt may have been done, or may still be done, although this one is refused.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use traces::Span;
 
 /// The most sends in one frame of a stream, and the bytes after which a frame is full. Chat refuses frames above 4 MiB.
 const FRAME: usize = 256;
@@ -37,6 +38,18 @@ pub enum Outcome {
     Unknown,
     /// No chat could take the send in time. The message is not in the log.
     Unsent,
+}
+
+impl Outcome {
+    /// Notes in a step of a trace what has gone wrong.
+    pub(super) fn note_in(&self, step: &Span) {
+        match self {
+            Self::Sent(_) => {}
+            Self::Refused(reason) => step.fail(reason),
+            Self::Unknown => step.fail("the outcome is unknown"),
+            Self::Unsent => step.fail("no chat could take it"),
+        }
+    }
 }
 
 /// A send that is not answered yet.

@@ -77,7 +77,8 @@ impl ClientLoop {
         // Boxed like the requests below, so that the task of an idle connection stays small.
         Box::pin(self.begin(first)).await;
         let reason = self.run().await;
-        tracing::debug!(%reason, "connection over");
+        let session = self.socket.connection.session();
+        tracing::debug!(session, %reason, "connection over");
         Box::pin(self.end()).await;
     }
 

@@ -15,8 +15,10 @@ use channel_store::follow::Ring;
 use channel_store::{ChannelName, Ephemeral, Epoch, Position, Publication};
 use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
+use traces::{Kind, Span};
 use wire::{Disconnect, PositionReason, WireFormat};
 
 /// Pending bytes beyond this are flushed at once.
@@ -221,6 +223,8 @@ pub(super) struct Audience {
     groups: Vec<EncodingGroup>,
     /// The position before the first pending publication; `None` while nothing is pending.
     flushed: Option<Position>,
+    /// The steps of traces to which some of the pending publications belong. They last until those are written.
+    steps: Vec<Arc<Span>>,
     metrics: HubMetrics,
 }
 
@@ -231,6 +235,7 @@ impl Audience {
             waiting: 0,
             groups: Vec::new(),
             flushed: None,
+            steps: Vec::new(),
             metrics,
         }
     }
@@ -452,11 +457,51 @@ impl Audience {
     /// Hands all pending bytes to the connections of all live members.
     pub(super) fn flush(&mut self, channel: &ChannelName) {
         self.flushed = None;
+        let steps = mem::take(&mut self.steps);
+        if !steps.is_empty() {
+            return self.flush_traced(channel, &steps);
+        }
+        self.flush_all(channel);
+    }
+
+    fn flush_all(&mut self, channel: &ChannelName) {
         for group in &mut self.groups {
             if !group.pending.is_empty() {
                 group.flush(channel);
                 self.metrics.writes.increment(group.live.len() as u64);
             }
+        }
+    }
+
+    /// What was appended last belongs to this step of a trace. If nobody is sent it, the step ends.
+    pub(super) fn follow(&mut self, step: Option<Arc<Span>>) {
+        let is_pending = |group: &EncodingGroup| !group.pending.is_empty();
+        if let Some(step) = step
+            && self.groups.iter().any(is_pending)
+        {
+            self.steps.push(step);
+        }
+    }
+
+    /// Does the same as [`flush_all`](Self::flush_all), as the last step of these traces.
+    fn flush_traced(&mut self, channel: &ChannelName, steps: &[Arc<Span>]) {
+        let writes = steps
+            .iter()
+            .filter_map(|step| Span::child(Some(step.context()), "socket write", Kind::Internal));
+        let writes: Vec<_> = writes.collect();
+        let live = |group: &EncodingGroup| group.live.len();
+        let bytes = |group: &EncodingGroup| group.pending.len() * group.live.len();
+        let sockets: usize = self.groups.iter().map(live).sum();
+        let bytes: usize = self.groups.iter().map(bytes).sum();
+        self.flush_all(channel);
+        // These clients do not read fast enough. The rest of what they get is queued.
+        let all = self.groups.iter().flat_map(|group| &group.live);
+        let lagging = all.filter(|(_, member)| member.connection.lags()).count();
+        for write in &writes {
+            write.set("channel", channel.as_str());
+            write.set("sockets", sockets);
+            write.set("bytes", bytes);
+            write.set("lagging", lagging);
         }
     }
 

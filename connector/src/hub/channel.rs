@@ -3,6 +3,7 @@
 //! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members and into the ring. Members that
 //! come back within moments begin from the ring.
 
+use super::arriving::Arriving;
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
@@ -11,7 +12,7 @@ use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
 use channel_store::{
     ChannelName, Continuity, Ephemeral, FeedConnection, Head, LogPage, Place, Position,
-    Publication, Since,
+    Publication, Since, Traced,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ struct State {
     audience: Audience,
     /// When the first publication of those that are pending was published, if that is measured.
     measured: Option<u64>,
+    arriving: Arriving,
 }
 
 /// Passes on what the follower delivers.
@@ -46,6 +48,7 @@ struct Members<'a> {
     ring: &'a mut Option<Ring>,
     audience: &'a mut Audience,
     measured: &'a mut Option<u64>,
+    arriving: &'a mut Arriving,
 }
 
 impl Members<'_> {
@@ -68,7 +71,9 @@ impl Deliver for Members<'_> {
             suspects,
             ..
         } = &**self.channel;
+        let step = self.arriving.begin(Some(publication.position.offset));
         let appended = self.audience.append(name, own, &publication);
+        self.audience.follow(step);
         flusher.note_arrival();
         let position = publication.position.clone();
         let (is_deletion, time) = (publication.payload.is_deletion(), publication.time);
@@ -88,7 +93,9 @@ impl Deliver for Members<'_> {
     /// It is neither in the ring nor anybody's position.
     fn ephemeral(&mut self, ephemeral: Ephemeral) {
         let LocalChannel { name, flusher, .. } = &**self.channel;
+        let step = self.arriving.begin(None);
         let appended = self.audience.append_ephemeral(name, &ephemeral);
+        self.audience.follow(step);
         flusher.note_arrival();
         self.flush_later(&appended, None);
     }
@@ -128,6 +135,7 @@ impl LocalChannel {
             ring: None,
             audience: Audience::new(metrics.clone()),
             measured: None,
+            arriving: Arriving::default(),
         };
         Arc::new(Self {
             name,
@@ -182,12 +190,14 @@ impl LocalChannel {
             ring,
             audience,
             measured,
+            arriving,
         } = &mut *state;
         let mut members = Members {
             channel: self,
             ring,
             audience,
             measured,
+            arriving,
         };
         call(follower, &mut members)
     }
@@ -198,6 +208,11 @@ impl LocalChannel {
         if let Some(published) = measured.take() {
             self.metrics.written(published);
         }
+    }
+
+    /// Some of what arrives next belongs to traces that are kept.
+    pub(super) fn traced(&self, marks: Vec<Traced>) {
+        self.state.lock().arriving.expect(marks);
     }
 
     /// See [`Follower::subscribed`].

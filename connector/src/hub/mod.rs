@@ -4,6 +4,7 @@
 //! Reading the log does wait, so tasks do it: at most one for each channel that is behind, one for each member that is
 //! brought up to date, and two that watch all channels. `docs/design/log.md` explains the rules.
 
+mod arriving;
 mod audience;
 mod channel;
 mod channels;
@@ -23,7 +24,7 @@ use crate::transport::Connection;
 use audience::Receiver;
 use channel_store::follow::Confirmed;
 use channel_store::{
-    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Place, Publication,
+    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Place, Publication, Traced,
 };
 use channels::Channels;
 use std::sync::{Arc, OnceLock};
@@ -129,6 +130,12 @@ impl FeedSink for Hub {
         };
         if channel.publications(connection.number, run) {
             self.channels.reader.start(channel);
+        }
+    }
+
+    fn traced(&self, name: &ChannelName, marks: Vec<Traced>) {
+        if let Some(channel) = self.channels.find(name) {
+            channel.traced(marks);
         }
     }
 

@@ -370,10 +370,11 @@ async fn leave(chat: &Chat, membership: &Membership) {
     loop {
         let leave = membership.leave();
         let channel = leave.channel.clone();
+        let session = leave.session.as_ref().map(|it| it.id.clone());
         match chat.leave(leave, Instant::now() + CALL).await {
             Ok(()) => return,
             Err(CallError::Refused { reason }) => {
-                return tracing::error!(?channel, reason, "chat refused a leave");
+                return tracing::error!(session, channel, reason, "chat refused a leave");
             }
             Err(CallError::Late { .. } | CallError::Unreachable | CallError::Unknown) => {
                 backoff.wait().await;
@@ -385,7 +386,8 @@ async fn leave(chat: &Chat, membership: &Membership) {
 async fn linger(logins: &Logins, registration: &Registration) {
     let mut backoff = BACKOFF;
     while let Err(error) = logins.linger(registration).await {
-        tracing::debug!(%error, "not said that it lingers");
+        let session = registration.session.as_str();
+        tracing::debug!(session, %error, "not said that it lingers");
         backoff.wait().await;
     }
 }
@@ -393,7 +395,8 @@ async fn linger(logins: &Logins, registration: &Registration) {
 async fn close(logins: &Logins, registration: &Registration) {
     let mut backoff = BACKOFF;
     while let Err(error) = logins.close(registration).await {
-        tracing::debug!(%error, "not closed");
+        let session = registration.session.as_str();
+        tracing::debug!(session, %error, "not closed");
         backoff.wait().await;
     }
 }

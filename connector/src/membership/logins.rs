@@ -251,7 +251,8 @@ impl Logins {
                     dead = of_dead;
                 }
                 Err(StoreError::Unavailable(reason)) => {
-                    tracing::debug!(reason, "login unanswered");
+                    let session = registration.session.as_str();
+                    tracing::debug!(session, reason, "login unanswered");
                     registration.state.lock().fence = true;
                     pause(RETRY).await;
                 }

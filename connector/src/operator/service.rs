@@ -50,7 +50,7 @@ pub(crate) fn words(status: &Status) -> String {
 
 /// A request that the service should answer by the deadline.
 pub(crate) fn within<T>(message: T, deadline: Instant) -> Request<T> {
-    let mut request = Request::new(message);
+    let mut request = grpc::traced(message);
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     request
 }

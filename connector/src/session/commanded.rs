@@ -6,6 +6,7 @@ use super::recovery::{self, Recovery};
 use super::{CALL, Handlers, JoinedChannel};
 use crate::membership::{Asked, EndedSession, SessionCommand};
 use channel_store::{ChannelName, Position};
+use runtime::log;
 use serde_json::Value;
 use std::mem;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -61,7 +62,12 @@ impl Handlers {
         if self.connection.closing().is_some() {
             return;
         }
-        match command.into() {
+        let of = self.about(None);
+        log::about(of, self.carry_out_command(command.into())).await;
+    }
+
+    async fn carry_out_command(&mut self, command: Command) {
+        match command {
             Command::ByBackEnd(command) => self.obey_back_end(command).await,
             Command::JudgeAgain => {
                 // Messages that were sent before still count.

@@ -18,6 +18,7 @@ mod queries;
 pub(crate) mod read_turns;
 mod recovery;
 mod replies;
+mod request_step;
 mod secret;
 mod send;
 
@@ -42,6 +43,8 @@ use paces::{GoesOn, Paces};
 use parameters::Login;
 use read_turns::{ReadTurns, Reader};
 use replies::{Answer, DONE};
+use request_step::request_step;
+use runtime::log::{self, About};
 use secret::Secret;
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,6 +227,13 @@ impl Handlers {
     /// The command is answered within [`CALL`] of the moment at which it was received, however long it had to wait for
     /// its turn. A command whose time is over when its turn comes is refused without asking anybody.
     pub(crate) async fn handle(&mut self, request: Request, received: Instant) {
+        match request_step(&request, &self.connection) {
+            None => self.carry_out(request, received).await,
+            Some(step) => traces::within(step, self.carry_out(request, received)).await,
+        }
+    }
+
+    async fn carry_out(&mut self, request: Request, received: Instant) {
         let deadline = received + CALL;
         // A client that we cut off is not served any more. If the client closed the connection, what it sent before is
         // still carried out (K3).
@@ -247,7 +257,8 @@ impl Handlers {
         }
         // All commands but sends are rare, and their futures are large. Boxed, so that a connection holds one only
         // while it runs.
-        let answer = Box::pin(self.answer_to(asked, &request, deadline)).await;
+        let of = self.about(request.id);
+        let answer = log::about(of, self.answer_to(asked, &request, deadline)).await;
         match &answer {
             Some(answer) => measured.answered(answer),
             None if matches!(asked, Asked::Login | Asked::Join) => measured.done(),
@@ -316,6 +327,12 @@ impl Handlers {
                 self.call_handler(request, deadline).await
             }
         }
+    }
+
+    /// What the log says of each line that a request leads to.
+    fn about(&self, request: Option<u64>) -> About {
+        let session = self.session.as_ref().map(|it| it.id.to_string());
+        About { session, request }
     }
 
     /// Returns the same as [`answer_to`](Self::answer_to).

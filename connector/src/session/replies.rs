@@ -40,6 +40,11 @@ pub(super) fn conclude(
 
 /// Answers a request in the client's protocol. A request without an id is a notification, which is not answered.
 pub(super) fn reply(connection: &Arc<Connection>, id: Option<u64>, answer: Answer) {
+    if let Err(refusal) = &answer
+        && let Some(step) = traces::current()
+    {
+        step.fail(refusal.reason().name());
+    }
     let Some(id) = id else {
         return;
     };

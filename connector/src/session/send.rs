@@ -9,6 +9,7 @@ use crate::metering::RequestUnderWay;
 use bytes::Bytes;
 use channel_store::ChannelName;
 use proto::connector::v1::SessionMessage;
+use runtime::log;
 use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Reason, Refusal, Request, RequestBody};
@@ -104,7 +105,7 @@ impl Handlers {
         if is_asked {
             let asked = self.ask_about(membership.channel(), &message, deadline);
             // Boxed, so that other messages do not carry its future.
-            match Box::pin(asked).await {
+            match log::about(self.about(id), asked).await {
                 Some(Ok(body)) => message.body = body,
                 Some(Err(refusal)) => {
                     self.answered().await;
@@ -127,6 +128,7 @@ impl Handlers {
             session: session.id.to_string(),
             exclude_user: message.exclude_self,
             ephemeral: message.ephemeral,
+            traceparent: String::new(),
         };
         session.window.room().await;
         if Instant::now() >= deadline {
@@ -139,21 +141,27 @@ impl Handlers {
             );
         }
         let connection = Arc::clone(&self.connection);
+        // The request lasts until it is answered.
+        let request_step = traces::current();
         self.services
             .chat
             .send(&session.window, send, deadline, move |outcome| {
                 let answer = match outcome {
                     Outcome::Sent(_) => Ok(SENT.into()),
                     Outcome::Refused(reason) => {
-                        tracing::debug!(reason, "send refused");
+                        let session = connection.session();
+                        tracing::debug!(session, request = id, reason, "send refused");
                         if reason == "NOT_MEMBER" {
                             membership.suspect();
                         }
-                        Err(Reason::of_chat(&reason).into())
+                        Err(Refusal::from(Reason::of_chat(&reason)))
                     }
                     Outcome::Unknown => Err(Reason::UnknownOutcome.into()),
                     Outcome::Unsent => Err(Reason::Unavailable.into()),
                 };
+                if let (Some(step), Err(refusal)) = (&request_step, &answer) {
+                    step.fail(refusal.reason().name());
+                }
                 conclude(measured, &connection, id, answer);
             });
     }

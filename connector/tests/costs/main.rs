@@ -22,6 +22,8 @@ const COSTS: [(&str, u64); NAMES.len()] = [
 
 const WORKLOAD: &str = "COSTS_WORKLOAD";
 const CALLS: &str = "COSTS_CALLS";
+/// The share of messages that are traced. Not set: the process does not trace.
+const RATIO: &str = "COSTS_RATIO";
 
 #[test]
 fn no_message_costs_more_instructions_than_before() {
@@ -54,7 +56,26 @@ fn no_message_costs_more_instructions_than_before() {
     }
 }
 
-/// Not a test: the test above runs this under callgrind, in the same program.
+/// Ninety-nine of a hundred messages have no trace. They must not pay for the last one.
+#[test]
+fn a_message_costs_hardly_more_where_some_are_traced() {
+    let count = |ratio: Option<&'static str>| {
+        std::thread::spawn(move || instructions_with("publish", ratio))
+    };
+    let counting = [None, Some("0"), Some("0.01")].map(count);
+    let [off, none, some] = counting.map(|it| it.join().expect("the counting thread ends"));
+    println!("publish: {off} instructions, {none} while nothing is traced, {some} with 1 % traced");
+    assert!(
+        none <= off + off / 50,
+        "{none} instructions, and {off} if the process does not trace"
+    );
+    assert!(
+        some <= off + off / 10,
+        "{some} instructions, and {off} if the process does not trace"
+    );
+}
+
+/// Not a test: the tests above run this under callgrind, in the same program.
 #[test]
 #[ignore = "the other test runs it, with a workload in the environment"]
 fn workload() {
@@ -64,6 +85,9 @@ fn workload() {
     let calls = std::env::var(CALLS)
         .ok()
         .and_then(|calls| calls.parse().ok());
+    if let Ok(ratio) = std::env::var(RATIO) {
+        traces::begin(ratio.parse().expect("a share"));
+    }
     let mut workload = Workload::named(&name);
     for _ in 0..calls.expect("a number") {
         (workload.run)();
@@ -73,11 +97,18 @@ fn workload() {
 /// Compares a number of calls with twice as many, so that the start of the program does not count.
 fn instructions_per_message(name: &str) -> u64 {
     let calls = 600 / Workload::messages_of(name);
-    let [once, twice] = [calls, 2 * calls].map(|calls| instructions(name, calls));
+    let [once, twice] = [calls, 2 * calls].map(|calls| instructions(name, calls, None));
     (twice - once) / (calls * Workload::messages_of(name))
 }
 
-fn instructions(name: &str, calls: u64) -> u64 {
+/// The same with this share of messages traced, and with more messages, because few of them are.
+fn instructions_with(name: &str, ratio: Option<&str>) -> u64 {
+    let calls = 6_000 / Workload::messages_of(name);
+    let [once, twice] = [calls, 2 * calls].map(|calls| instructions(name, calls, ratio));
+    (twice - once) / (calls * Workload::messages_of(name))
+}
+
+fn instructions(name: &str, calls: u64, ratio: Option<&str>) -> u64 {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -85,6 +116,7 @@ fn instructions(name: &str, calls: u64) -> u64 {
         .args(["--exact", "workload", "--ignored", "--test-threads=1"])
         .env(WORKLOAD, name)
         .env(CALLS, calls.to_string())
+        .envs(ratio.map(|ratio| (RATIO, ratio)))
         .output()
         .expect("valgrind is missing: install it, or run ./tests/run, which does");
     let text = String::from_utf8_lossy(&output.stderr);

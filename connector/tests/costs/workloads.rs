@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use traces::{Kind, Span, within};
 use wire::websocket::{Event, Reader};
 use wire::{Codec, WireFormat};
 
@@ -248,9 +249,16 @@ fn publish() -> Workload {
                 };
                 let (answer, answered) = oneshot::channel();
                 let deadline = Instant::now() + Duration::from_secs(2);
-                chat.send(&window, request, deadline, move |outcome| {
-                    let _ = answer.send(matches!(outcome, Outcome::Sent(_)));
-                });
+                let send = || {
+                    chat.send(&window, request, deadline, move |outcome| {
+                        let _ = answer.send(matches!(outcome, Outcome::Sent(_)));
+                    });
+                };
+                // As a session does it.
+                match Span::root("request", Kind::Server) {
+                    None => send(),
+                    Some(span) => within(span, async { send() }).await,
+                }
                 answers.push(answered);
             }
             for answer in answers {

@@ -3,6 +3,7 @@
 //! Names of users and channels come from outside. One with a line break would fake a line, one with a control sequence
 //! would recolour a terminal, and one with a bidirectional override would show other text than is there.
 
+use super::about::add_to;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -37,6 +38,7 @@ impl<W: Write> Write for Escaping<W> {
         let line = event.strip_suffix(b"\n").unwrap_or(event);
         let text = String::from_utf8_lossy(line);
         let mut escaped = escape(&text, self.form).into_owned();
+        add_to(&mut escaped, self.form);
         if line.len() < event.len() {
             escaped.push('\n');
         }

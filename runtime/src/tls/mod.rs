@@ -8,6 +8,7 @@ mod certificate;
 mod client;
 pub(crate) mod expiry;
 mod pem;
+mod plain;
 mod server;
 mod settings;
 mod watched;
@@ -15,6 +16,7 @@ mod watched;
 pub use certificate::ClientCertificate;
 pub use client::{Called, ClientFiles, ClientTls};
 pub use pem::TlsError;
+pub use plain::{HANDSHAKE, may_be_http, refuse_http};
 pub use server::{ServerFiles, ServerTls};
 pub use settings::TlsSettings;
 

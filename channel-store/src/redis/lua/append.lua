@@ -17,6 +17,7 @@
 local run = {} -- what this call has appended, all in one epoch
 local id -- the id of the last entry
 local spoken -- publish.lua sets it: this call has appended something that is no join or leave
+local traced -- publish.lua sets it: which publications of the run belong to traces that are kept, ' offset traceparent' each
 
 -- Pushes all expiries forward. Stores the lives of the keys in k, because a connector that touches the channel does not know
 -- them, and stores further fields. A channel without members whose log holds nothing but joins and leaves is of little use
@@ -59,6 +60,8 @@ local function append(data)
 end
 
 -- Publishes the run as one message: its first id, the lengths of all but its last publication, and the publications.
+-- If traces are kept of some of them, a message of its own goes before it: '^epoch', the marks and a newline. It is not in the head
+-- of the run, because readers of the version before this one take everything there for a length. They pass over such a message.
 -- Returns how many feeds were reached.
 local function fan_out()
   if not run[1] then return 0 end
@@ -122,6 +125,10 @@ local function fan_out()
   if math.abs(now - (m[4] or 0)) >= ARGV[2] / 16 then
     m[4] = now
     refresh('x', format('%d', now))
+  end
+  if traced then
+    call(ARGV[4], KEYS[5], '^' .. epoch .. traced .. '\n')
+    traced = nil
   end
   -- Most runs hold one publication. Without a table this costs half a microsecond less.
   if not run[2] then return call(ARGV[4], KEYS[5], epoch .. ' ' .. id .. '\n' .. run[1]) end

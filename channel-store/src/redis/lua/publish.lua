@@ -6,6 +6,8 @@
 -- ARGV  6 seconds that a key is remembered at least; then for each message:
 --       data (route, sender, body: opaque here)  condition
 --       idempotency key or '' (user NUL key: each user has keys of its own), or '~' for an ephemeral message
+--       and after all of them, only if traces are kept of some: 'place traceparent' of each, separated by blanks. The first
+--       message has the place 1
 -- A condition is '', or a session that must be a member, or an empty line and four lines, each of which may be empty:
 --       session that must be a member, user that must be one, offset and epoch at which the log must end. The epoch is '' for
 --       a log in which nothing was published yet.
@@ -19,7 +21,16 @@ local FIRST = 7
 -- Idempotency keys are in one hash for each window of time, so a key is remembered for one to two windows of this server's
 -- clock.
 local keys = {}
-for i = FIRST + 2, #ARGV, 3 do
+local messages, traces = #ARGV - FIRST + 1, nil
+if messages % 3 == 1 then
+  traces = {}
+  for at, traceparent in string.gmatch(ARGV[#ARGV], '(%d+) (%S+)') do
+    traces[tonumber(at)] = traceparent
+  end
+  messages = messages - 1
+end
+local LAST = FIRST + messages - 1
+for i = FIRST + 2, LAST, 3 do
   if #ARGV[i] > 1 then keys[#keys + 1] = ARGV[i] end
 end
 local memory, window, known, older
@@ -44,7 +55,7 @@ local function repeated(was, data)
 end
 
 local answers, members, given, noted, place, reached = { '', 0 }, { [''] = 1 }, {}, {}, 0, 0
-for i = FIRST, #ARGV, 3 do
+for i = FIRST, LAST, 3 do
   local data, condition, key, was = ARGV[i], ARGV[i + 1], ARGV[i + 2], nil
   if #key > 1 then
     place = place + 1
@@ -73,11 +84,15 @@ for i = FIRST, #ARGV, 3 do
       -- The log does not end where it must.
     elseif holds == 1 and key == '~' then
       if run[1] then reached, run = fan_out(), {} end
+      local trace = traces and traces[(i - FIRST) / 3 + 1]
+      if trace then call(ARGV[4], KEYS[5], format('^%s ~ %s\n', epoch or '', trace)) end
       local head = format('~%s %d %s\n', epoch or '', last, ARGV[5])
       answer = { last > 0 and epoch or '', last, ARGV[5], call(ARGV[4], KEYS[5], head .. data) }
     elseif holds == 1 then
       append(data)
       answer, spoken = last, true
+      local trace = traces and traces[(i - FIRST) / 3 + 1]
+      if trace then traced = format('%s %d %s', traced or '', last, trace) end
       if key ~= '' then
         given[key] = format('%d', last)
         noted[#noted + 1], noted[#noted + 2] = key, given[key]

@@ -1,6 +1,7 @@
 //! How keys change while the process runs.
 
 use super::*;
+use crate::testing::logged::Logged;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -186,6 +187,31 @@ async fn keys_stay_in_use_when_the_certificate_of_their_server_is_not_trusted_an
     .await;
     assert!(verifier.check(&signed(&signer, "k"), soon()).await.is_ok());
     assert_eq!(served.requests(), 1);
+}
+
+#[tokio::test]
+async fn the_log_says_whether_there_are_older_keys_when_none_can_be_fetched() {
+    let logged = Logged::at(tracing::Level::ERROR);
+    let signer = Signer::p256();
+    let away = || "HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n".to_owned();
+    let keys = ok(&jwks(&[("k", &signer)]));
+    let served = serve(vec![away(), keys, away()]).await;
+    let verifier = served.verifier();
+    let _keeping = keep(&verifier);
+    verifier.has_keys().wait_for(|has| *has).await.unwrap();
+    assert_eq!(
+        logged.messages(),
+        ["no keys of an issuer yet, so its tokens are refused"]
+    );
+    tokio::time::pause();
+    advance(Duration::from_secs(16 * 60)).await;
+    tokio::time::resume();
+    testkit::wait::eventually("the keys are away", testkit::SOON, async || {
+        verifier.trouble().is_some()
+    })
+    .await;
+    let said = "no new keys of an issuer; those before are still used";
+    assert_eq!(logged.messages()[1..], [said]);
 }
 
 #[tokio::test]

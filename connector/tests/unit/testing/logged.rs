@@ -1,47 +1,68 @@
-//! Counts what is logged.
+//! Records what is logged.
 
+use parking_lot::Mutex;
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Counts the lines of one level that this thread logs, until it is dropped.
+/// Records the lines of one level that this thread logs, until it is dropped.
 pub(crate) struct Logged {
-    count: Arc<AtomicUsize>,
+    messages: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
 }
 
 impl Logged {
     pub(crate) fn at(level: Level) -> Self {
-        let count = Arc::<AtomicUsize>::default();
-        let counter = Counter {
+        let messages = Arc::<Mutex<Vec<String>>>::default();
+        let recorder = Recorder {
             level,
-            count: Arc::clone(&count),
+            messages: Arc::clone(&messages),
         };
         Self {
-            count,
-            _guard: set_default(counter),
+            messages,
+            _guard: set_default(recorder),
         }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.messages.lock().len()
+    }
+
+    /// The messages of the lines, without other fields.
+    pub(crate) fn messages(&self) -> Vec<String> {
+        self.messages.lock().clone()
     }
 }
 
-struct Counter {
+struct Recorder {
     level: Level,
-    count: Arc<AtomicUsize>,
+    messages: Arc<Mutex<Vec<String>>>,
 }
 
-impl Subscriber for Counter {
+/// Finds the message of an event.
+#[derive(Default)]
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+impl Subscriber for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() == self.level
     }
 
-    fn event(&self, _: &Event<'_>) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+    fn event(&self, event: &Event<'_>) {
+        let mut message = Message::default();
+        event.record(&mut message);
+        self.messages.lock().push(message.0);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
