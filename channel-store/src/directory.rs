@@ -18,6 +18,8 @@ pub struct ChannelSummary {
     pub sessions: u64,
     /// How many publications the log holds.
     pub held: u64,
+    /// About how many bytes they take: their data, and 40 bytes for each of them.
+    pub held_bytes: u64,
     /// When the oldest of them was published, ms since 1970. `None`: the log holds none.
     pub oldest: Option<u64>,
     /// When the newest of them was published, ms since 1970. `None`: the log holds none.

@@ -1,7 +1,8 @@
 // Finds a channel, and shows it: what the store knows of it, its members, and what is published in it, live.
 
 import { call, watch } from './calls.js';
-import { count, explain, facts, link, make, name, outcome, replace, table, time } from './parts.js';
+import { bytes, count, explain, facts, link, make, name, outcome, replace, table, time } from './parts.js';
+import { Sizes } from './sizes.js';
 
 /** More lines of a tail than this are hard to read, and cost the browser memory. */
 const MOST_LINES = 300;
@@ -18,6 +19,7 @@ export class Channels {
   #found = make('div');
   #outcome = outcome();
   #input = make('input', { type: 'search', id: 'prefix', autocomplete: 'off', spellcheck: false, maxLength: 256 });
+  #sizes = new Sizes(() => this.#input.value);
   #asked = 0;
 
   constructor() {
@@ -27,12 +29,16 @@ export class Channels {
       event.preventDefault();
       location.hash = `#channels/${encodeURIComponent(this.#input.value)}`;
     });
-    this.element = make('section', {}, make('h2', {}, 'Channels'), form, this.#outcome.line, this.#found);
+    this.element = make('div', {}, make('section', {}, make('h2', {}, 'Channels'), form, this.#outcome.line, this.#found), this.#sizes.element);
     this.#search();
   }
 
   focus() {
     this.#input.focus();
+  }
+
+  close() {
+    this.#sizes.stop();
   }
 
   /** What was typed last wins, whichever answer comes last. */
@@ -48,11 +54,12 @@ export class Channels {
         count(Number(it.users ?? 0)),
         count(Number(it.sessions ?? 0)),
         count(Number(it.position?.offset ?? 0)),
+        bytes(Number(it.heldBytes ?? 0)),
         time(it.newestPublishTime),
       ]);
       const more = () => this.#search(answer.nextPageToken, channels);
       this.#found.replaceChildren(
-        table('Channels', ['Name', '#Users', '#Sessions', '#Published', 'Newest'], rows, 'There is no such channel'),
+        table('Channels', ['Name', '#Users', '#Sessions', '#Published', '#Log', 'Newest'], rows, 'There is no such channel'),
         answer.nextPageToken ? make('button', { type: 'button', className: 'quiet', onclick: more }, 'More') : '',
       );
       this.#outcome.show('');
@@ -130,6 +137,7 @@ export class Channel {
       ['Sessions', count(Number(it.sessions ?? 0))],
       ['Published', count(Number(it.position?.offset ?? 0))],
       ['Held', count(Number(it.held ?? 0))],
+      ['They take', bytes(Number(it.heldBytes ?? 0))],
       ['Oldest held', time(it.oldestPublishTime)],
       ['Newest', time(it.newestPublishTime)],
       ['Epoch', it.position?.epoch || '–'],

@@ -7,7 +7,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 const [USUAL_WIDTH, HEIGHT] = [480, 150];
 const [LEFT, RIGHT, TOP, BOTTOM] = [52, 8, 8, 20];
 const [SHORTEST, LONGEST] = [60_000, 10 * 60_000];
-/** More lines than this cannot be told apart. */
+/** More lines than this cannot be told apart. The first ones are shown. */
 const MOST_LINES = 6;
 
 function draw(name, attributes, text) {
@@ -25,6 +25,7 @@ function rounded(value) {
 
 export class Chart {
   #lines = [];
+  #surplus = 0;
   #format;
   #title;
   #svg = draw('svg', { role: 'img', tabindex: 0 });
@@ -58,6 +59,7 @@ export class Chart {
   /** Shows these lines: each a name and a list of times with values. A line that has no value somewhere has a gap there. */
   show(lines) {
     this.#lines = lines.slice(0, MOST_LINES);
+    this.#surplus = lines.length - this.#lines.length;
     this.#render();
   }
 
@@ -99,6 +101,7 @@ export class Chart {
       told.push(`${name} ${text}`);
       return make('li', { className: `line-${at}` }, make('bdi', {}, name), ' ', make('b', {}, text));
     });
+    if (this.#surplus > 0) legend.push(make('li', { className: 'dim' }, `and ${this.#surplus} more`));
     this.#svg.replaceChildren(...drawn);
     this.#svg.setAttribute('aria-label', `${this.#title}: ${told.join(', ') || 'no data yet'}`);
     this.#legend.replaceChildren(...legend);

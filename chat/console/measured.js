@@ -1,7 +1,7 @@
 // The metrics of this chat: the text of Prometheus, read every few seconds, and what changed meanwhile.
 
 /** For how long samples are kept. */
-const KEPT_FOR = 10 * 60_000;
+export const KEPT_FOR = 10 * 60_000;
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
@@ -119,8 +119,8 @@ function buckets(from, to, family, filter) {
   return [...counts].map(([bound, count]) => ({ bound, count })).sort((a, b) => a.bound - b.bound);
 }
 
-/** As Prometheus does it: evenly spread within a bucket, and the highest bound for what is beyond it. */
-function quantileOf(counted, quantile) {
+/** A quantile of what was counted up to each bound, as Prometheus does it: evenly spread within a bucket, and the highest bound for what is beyond it. */
+export function quantileOf(counted, quantile) {
   const all = counted.at(-1)?.count ?? 0;
   if (all === 0) return undefined;
   const wanted = all * quantile;

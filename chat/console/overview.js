@@ -1,7 +1,8 @@
 // What an operator looks at first: what needs attention, what is slow, and which connectors there are.
 
-import { CallError, call } from './calls.js';
+import { call } from './calls.js';
 import { Chart } from './chart.js';
+import { Connectors, isThere } from './connectors.js';
 import { ago, confirmed, count, duration, explain, facts, make, name, outcome, replace, table } from './parts.js';
 
 const STATES = {
@@ -10,20 +11,13 @@ const STATES = {
   CONNECTOR_STATE_UNANSWERED: 'does not answer',
   CONNECTOR_STATE_DEAD: 'dead',
 };
-/** Asking every connector costs each of them something, so it is done less often than reading this chat's own metrics. */
-const ASK_EVERY = 5_000;
 const DAY = 86_400;
 
 export class Overview {
   title = 'Overview';
   element;
   #measured;
-  #asked = 0;
-  #connectors = [];
-  #rulesHash = '';
-  /** Connections of each connector over time. */
-  #history = new Map();
-  #refusal;
+  #connectors = new Connectors();
   #attention = make('ul', { className: 'attention' });
   #tiles = make('dl', { className: 'tiles' });
   #slow = make('div');
@@ -33,6 +27,8 @@ export class Overview {
     messages: new Chart('Messages stored by this chat, in a second', count),
     calls: new Chart('Time of its calls', duration),
     connections: new Chart('Clients of each connector', count),
+    requests: new Chart('Requests to each connector, in a second', count),
+    lags: new Chart('Age of messages at the sockets of each connector, 99 % below', duration),
     refused: new Chart('Calls that this chat refused, in a second', count),
   };
 
@@ -52,7 +48,7 @@ export class Overview {
 
   /** Shows what was measured last. `conditions` are those of readiness. */
   async update(conditions) {
-    await this.#ask();
+    await this.#connectors.ask();
     this.#showAttention(conditions);
     this.#showTiles();
     this.#showCharts();
@@ -60,41 +56,20 @@ export class Overview {
     this.#showSlow();
   }
 
-  async #ask() {
-    const now = Date.now();
-    if (now - this.#asked < ASK_EVERY) return;
-    this.#asked = now;
-    try {
-      const { connectors = [], rulesHash = '' } = await call('NodeService/ListConnectors');
-      [this.#connectors, this.#rulesHash, this.#refusal] = [connectors, rulesHash, undefined];
-    } catch (error) {
-      if (!(error instanceof CallError)) throw error;
-      [this.#connectors, this.#refusal] = [[], error];
-      return;
-    }
-    for (const it of this.#connectors.filter(isThere)) {
-      if (!this.#history.has(it.name)) this.#history.set(it.name, []);
-      this.#history.get(it.name).push([now, Number(it.connections ?? 0)]);
-    }
-    for (const [key, points] of this.#history) {
-      while (points.length > 0 && points[0][0] < now - 10 * 60_000) points.shift();
-      if (points.length === 0) this.#history.delete(key);
-    }
-  }
-
   #showAttention(conditions) {
     const lines = [];
     const bad = (...parts) => lines.push(make('li', { className: 'bad' }, ...parts));
     const warn = (...parts) => lines.push(make('li', { className: 'warning' }, ...parts));
     for (const { text } of conditions.filter((it) => !it.isMet)) bad(`This chat is not ready. ${text}.`);
-    if (this.#refusal) warn(`The connectors cannot be listed: ${explain(this.#refusal)}`);
-    for (const it of this.#connectors) {
+    const { list, rulesHash, refusal } = this.#connectors;
+    if (refusal) warn(`The connectors cannot be listed: ${explain(refusal)}`);
+    for (const it of list) {
       if (it.state === 'CONNECTOR_STATE_DEAD') warn('Connector ', name(it.name), ' has ended or was declared dead; what it left behind is being removed.');
       if (it.state === 'CONNECTOR_STATE_UNANSWERED') bad('Connector ', name(it.name), ' does not answer.');
       if (it.state === 'CONNECTOR_STATE_DRAINING') warn('Connector ', name(it.name), ' is draining.');
-      if (it.rulesHash && it.rulesHash !== this.#rulesHash) bad('Connector ', name(it.name), ' has other rules of channels than this chat.');
+      if (it.rulesHash && it.rulesHash !== rulesHash) bad('Connector ', name(it.name), ' has other rules of channels than this chat.');
     }
-    const versions = new Set(this.#connectors.map((it) => it.version).filter(Boolean));
+    const versions = new Set(list.map((it) => it.version).filter(Boolean));
     if (versions.size > 1) warn(`Connectors of several versions run: ${[...versions].join(', ')}.`);
     for (const [reason, times] of this.#measured.growth('chat_refusals_total', 'reason', 60)) {
       if (times > 0) warn(`Refused ${count(times)} times in the last minute: ${reason}.`);
@@ -116,12 +91,13 @@ export class Overview {
   }
 
   #showTiles() {
-    const sum = (field) => this.#connectors.filter(isThere).reduce((all, it) => all + Number(it[field] ?? 0), 0);
+    const there = this.#connectors.there();
+    const sum = (field) => there.reduce((all, it) => all + Number(it[field] ?? 0), 0);
     const rate = (family) => this.#measured.rates(family).at(-1)?.[1];
     const sends = this.#measured.quantiles('chat_call_duration_seconds', 0.99, { method: 'chat.v1.ChatService/Send' });
-    const known = this.#refusal === undefined;
+    const known = this.#connectors.refusal === undefined;
     const tiles = [
-      ['Connectors', known ? count(this.#connectors.filter(isThere).length) : '–'],
+      ['Connectors', known ? count(there.length) : '–'],
       ['Clients', known ? count(sum('connections')) : '–'],
       ['Sessions', known ? count(sum('sessions')) : '–'],
       ['Messages/s', count(rate('chat_publications_total'))],
@@ -134,7 +110,7 @@ export class Overview {
 
   #showCharts() {
     const m = this.#measured;
-    const { messages, calls, connections, refused } = this.#charts;
+    const { messages, calls, connections, requests, lags, refused } = this.#charts;
     messages.show([
       { name: 'stored', points: m.rates('chat_publications_total') },
       { name: 'ephemeral', points: m.rates('chat_ephemerals_total') },
@@ -143,12 +119,16 @@ export class Overview {
       { name: 'half below', points: m.quantiles('chat_call_duration_seconds', 0.5, {}) },
       { name: '99 % below', points: m.quantiles('chat_call_duration_seconds', 0.99, {}) },
     ]);
-    connections.show([...this.#history].map(([key, points]) => ({ name: key, points })));
+    connections.show(this.#connectors.connections());
+    requests.show(this.#connectors.requests());
+    lags.show(this.#connectors.lags());
     refused.show([{ name: 'refused', points: m.rates('chat_refusals_total') }]);
   }
 
   #showConnectors() {
-    const rows = this.#connectors.map((it) => {
+    const { list, refusal } = this.#connectors;
+    const rows = list.map((it) => {
+      const { requests, lag } = this.#connectors.now(it);
       const state = STATES[it.state] ?? it.state;
       const drain = make('button', { type: 'button', className: 'quiet', onclick: () => this.#drain(it), ariaLabel: `Drain ${it.name}` }, 'Drain');
       return [
@@ -156,13 +136,15 @@ export class Overview {
         make('span', { className: `state ${it.state === 'CONNECTOR_STATE_LIVE' ? 'good' : 'warning'}` }, state),
         it.connections === undefined && !isThere(it) ? '–' : count(Number(it.connections ?? 0)),
         count(Number(it.sessions ?? 0)),
+        count(requests),
+        duration(lag),
         it.startTime ? ago(it.startTime) : '–',
         it.version || '–',
         it.state === 'CONNECTOR_STATE_LIVE' ? drain : '',
       ];
     });
     replace(this.#listed, [
-      table('Connectors', ['Name', 'State', '#Clients', '#Sessions', '#Runs for', 'Version', ''], rows, this.#refusal ? 'Not known' : 'There is no connector'),
+      table('Connectors', ['Name', 'State', '#Clients', '#Sessions', '#Requests/s', '#Age, 99 %', '#Runs for', 'Version', ''], rows, refusal ? 'Not known' : 'There is no connector'),
     ]);
   }
 
@@ -177,7 +159,7 @@ export class Overview {
     } catch (error) {
       this.#outcome.show(explain(error), true);
     }
-    this.#asked = 0;
+    this.#connectors.askAgain();
   }
 
   #showSlow() {
@@ -189,8 +171,4 @@ export class Overview {
     if (redis.length > 0) tables.push(table('Slowest scripts of Redis', ['Script of Redis', '#In a second', '#Half below', '#99 % below'], redis.map(cells)));
     replace(this.#slow, tables);
   }
-}
-
-function isThere({ state }) {
-  return state === 'CONNECTOR_STATE_LIVE' || state === 'CONNECTOR_STATE_DRAINING';
 }

@@ -63,6 +63,12 @@ export function count(value) {
   return value >= 100 ? WHOLE.format(Math.round(value)) : value.toPrecision(value >= 1 ? 3 : 2);
 }
 
+/** Bytes, as people read them. */
+export function bytes(value) {
+  const powers = Math.min(Math.floor(Math.log2(Math.max(value, 1)) / 10), 4);
+  return `${count(Number((value / 1024 ** powers).toPrecision(3)))} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][powers]}`;
+}
+
 /** Seconds, as people read them. */
 export function duration(seconds) {
   if (seconds === undefined || Number.isNaN(seconds)) return '–';

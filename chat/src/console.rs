@@ -29,7 +29,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// The page's files: the path below `/console`, what it is, and its text.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("", HTML, include_str!("../console/index.html")),
     ("/console.css", CSS, include_str!("../console/console.css")),
     (
@@ -45,6 +45,12 @@ const FILES: [(&str, &str, &str); 10] = [
     ),
     ("/chart.js", JAVASCRIPT, include_str!("../console/chart.js")),
     ("/parts.js", JAVASCRIPT, include_str!("../console/parts.js")),
+    (
+        "/connectors.js",
+        JAVASCRIPT,
+        include_str!("../console/connectors.js"),
+    ),
+    ("/sizes.js", JAVASCRIPT, include_str!("../console/sizes.js")),
     (
         "/overview.js",
         JAVASCRIPT,

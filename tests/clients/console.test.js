@@ -113,6 +113,19 @@ describe('the console', function () {
     await page.getByRole('status').filter({ hasText: 'This chat is ready' }).waitFor();
   });
 
+  it('shows how much each connector does, and how old messages are at its clients', async function () {
+    const talking = setInterval(() => people[0].ask('chat.handler.send', { type: 1, content: 'so much to say' }), 50);
+    // Ages are measured in some writes only.
+    await page.locator('figure', { hasText: 'Age of messages at the sockets' }).locator('path.line-0[d*=L]').waitFor({ state: 'attached' });
+    await page.waitForFunction(() =>
+      [...document.querySelectorAll('tr')].some(({ cells }) => {
+        const [, state, , , requests, age] = [...cells].map((it) => it.textContent);
+        return state === 'live' && Number(requests) > 5 && /^[\d.]+ (µs|ms|s)$/.test(age);
+      }),
+    );
+    clearInterval(talking);
+  });
+
   it('shows live what is published in a channel, and pushes a message to it', async function () {
     await page.keyboard.press('/');
     await page.getByRole('searchbox').waitFor();
@@ -149,6 +162,17 @@ describe('the console', function () {
     const lines = await page.locator('.tail li', { hasText: 'line ' }).allTextContents();
     const numbers = lines.map((it) => Number(/line (\d+)\./.exec(it)[1]));
     numbers.should.eql(Array.from({ length: sent }, (_, at) => at + 1));
+  });
+
+  it('adds up what the logs take, by the beginnings of the names of channels', async function () {
+    for (const channel of ['room:1', 'room:2']) await people[2].ask('chat.handler.join', { channel });
+    await page.getByRole('link', { name: '← All channels' }).click();
+    await page.getByRole('button', { name: 'Add up' }).click();
+    await page.getByText('These are all.').waitFor();
+    const row = page.getByRole('region', { name: 'What the logs take' }).getByRole('row', { name: 'room:' });
+    (await row.innerText()).should.match(/^room:\s+2\s+2\s+\d{3} B$/);
+    await picture(page, 'sizes');
+    await page.getByRole('link', { name: 'lobby' }).click();
   });
 
   it('shows names that somebody has chosen as they are', async function () {

@@ -32,7 +32,7 @@ async fn use_console(name: &str, connectors: &[Connector], admin: SocketAddr, to
     let status = mocha.ended_within(Duration::from_secs(240)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("10 passing"), "{output}");
+    assert!(output.contains("12 passing"), "{output}");
 }
 
 /// Makes a call through the console with curl. Returns the status and the body.

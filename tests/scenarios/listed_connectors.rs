@@ -25,6 +25,37 @@ async fn until(system: &System, what: &str, expected: &[(&str, ConnectorState)])
 }
 
 #[tokio::test]
+async fn connectors_tell_how_much_they_have_done_and_how_old_messages_were() {
+    let system = Plan::of(2, 1).start().await;
+    let client = ws::Client::connect(system.connectors[0].address()).await;
+    let answer = client.request(LOGIN, json!({ "userId": "nancy", "lessonId": 4 }));
+    assert_eq!(answer.await["code"], 0);
+    let before = connectors(&system).await;
+    let listed = wait::some("some writes were measured", SOON, async || {
+        for _ in 0..10 {
+            let said = client.request("chat.handler.send", json!({ "content": "hi" }));
+            assert_eq!(said.await["code"], 0);
+        }
+        let listed = connectors(&system).await;
+        let last = listed[0].delivery_lag.last();
+        last.is_some_and(|it| it.count > 0).then_some(listed)
+    })
+    .await;
+    let done = listed[0].requests - before[0].requests;
+    assert!(done >= 10 && done % 10 == 0, "{done} requests");
+    assert_eq!(listed[1].requests, 0);
+
+    let ages = &listed[0].delivery_lag;
+    assert!(ages.is_sorted_by_key(|it| it.count), "{ages:?}");
+    let bounds: Vec<_> = ages.iter().map(|it| it.at_most).collect();
+    let (last, bounds) = bounds.split_last().expect("buckets");
+    assert_eq!(*last, None, "the last bucket has no bound");
+    let seconds = |it: &Option<prost_types::Duration>| it.map(|it| (it.seconds, it.nanos));
+    assert_eq!(bounds.first().map(seconds), Some(Some((0, 10_000))));
+    assert_eq!(bounds.last().map(seconds), Some(Some((10, 0))));
+}
+
+#[tokio::test]
 async fn connectors_are_listed_as_they_live_freeze_stop_and_die() {
     use ConnectorState::{Dead, Live, Unanswered};
     let lease = ["--lease", "2s"];

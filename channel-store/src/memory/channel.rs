@@ -344,6 +344,7 @@ impl Channel {
                 users: members.users(),
                 sessions: members.sessions(),
                 held,
+                held_bytes: log.bytes(),
                 oldest,
                 newest,
             }

@@ -195,6 +195,11 @@ impl Log {
         (self.entries.len() as u64, first.map(time), last.map(time))
     }
 
+    /// The bytes of all publications that are held.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn begin_epoch(&mut self) {
         let first_held = self.before_first() + 1;
         // An epoch that ended before the first entry held is of no use for judging a position any more.

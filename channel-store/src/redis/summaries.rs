@@ -92,13 +92,22 @@ fn seen(reply: &Value) -> Option<Look> {
         seen,
         overdue: false,
     };
-    let (epoch, last, users, sessions, oldest, newest, overdue) = match reply {
+    let (epoch, last, users, sessions, oldest, newest, overdue, held_bytes) = match reply {
         Value::Nil => return Some(without(Seen::Nothing)),
         reply => match array(reply)? {
             [word] if text(word)? == "deleted" => return Some(without(Seen::Deleted)),
-            [epoch, last, users, sessions, oldest, newest, overdue] => {
-                (epoch, last, users, sessions, oldest, newest, overdue)
-            }
+            [
+                epoch,
+                last,
+                users,
+                sessions,
+                oldest,
+                newest,
+                overdue,
+                held_bytes,
+            ] => (
+                epoch, last, users, sessions, oldest, newest, overdue, held_bytes,
+            ),
             _ => return None,
         },
     };
@@ -119,6 +128,7 @@ fn seen(reply: &Value) -> Option<Look> {
             users: number(users)?,
             sessions: number(sessions)?,
             held,
+            held_bytes: number(held_bytes)?,
             oldest: oldest.map(|(_, time)| time),
             newest: newest.map(|(_, time)| time),
         }),
@@ -136,8 +146,14 @@ mod tests {
 
     fn reply(oldest: &str) -> Value {
         let numbers = [Value::Int(9), Value::Int(2), Value::Int(3)];
-        let ids = [bulk(oldest), bulk("9-1800"), Value::Int(1)];
-        Value::Array([bulk("e1")].into_iter().chain(numbers).chain(ids).collect())
+        let rest = [bulk(oldest), bulk("9-1800"), Value::Int(1), Value::Int(700)];
+        Value::Array(
+            [bulk("e1")]
+                .into_iter()
+                .chain(numbers)
+                .chain(rest)
+                .collect(),
+        )
     }
 
     #[test]
@@ -145,6 +161,7 @@ mod tests {
         let Look { seen: it, overdue } = seen(&reply("4-1700")).unwrap();
         let summary = it.existing().unwrap();
         assert_eq!((summary.held, summary.users, summary.sessions), (6, 2, 3));
+        assert_eq!(summary.held_bytes, 700);
         assert_eq!((summary.oldest, summary.newest), (Some(1700), Some(1800)));
         assert!(overdue);
         let is = |reply| seen(reply).unwrap().seen;

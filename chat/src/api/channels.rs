@@ -121,6 +121,7 @@ fn entry(store: &dyn ChannelStore, channel: &ChannelName, summary: &ChannelSumma
         users: summary.users,
         sessions: summary.sessions,
         held: summary.held,
+        held_bytes: summary.held_bytes,
         oldest_publish_time: summary.oldest.map(timestamp),
         newest_publish_time: summary.newest.map(timestamp),
         log_rule: store.log_rule(channel).unwrap_or_default(),

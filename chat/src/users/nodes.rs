@@ -103,6 +103,8 @@ fn described(incarnation: &Incarnation, it: Described) -> Connector {
         sessions: it.sessions,
         state: state.into(),
         rules_hash: it.rules_hash,
+        requests: it.requests,
+        delivery_lag: it.delivery_lag,
         ..named(incarnation)
     }
 }

@@ -344,6 +344,7 @@ async fn a_channel_is_described_with_the_rule_that_it_follows() {
         oldest_publish_time: Some(timestamp(1_700_000_000_123)),
         newest_publish_time: None,
         log_rule: "game:*".into(),
+        held_bytes: 567,
     };
     assert_eq!(found.unwrap().into_inner().channel, Some(described));
     let plain = chat.client().await.get_channel(request("4")).await;

@@ -209,6 +209,7 @@ pub(crate) fn summary() -> ChannelSummary {
         users: 2,
         sessions: 3,
         held: 4,
+        held_bytes: 567,
         oldest: Some(1_700_000_000_123),
         newest: None,
     }

@@ -11,9 +11,7 @@ pub(crate) use calls::{
     probe_came_back,
 };
 pub(crate) use now::Now;
-#[cfg(test)]
-pub(crate) use requests::REQUESTS;
-pub(crate) use requests::{Asked, LoginStep, RequestUnderWay, Requests};
+pub(crate) use requests::{Asked, LoginStep, REQUESTS, RequestUnderWay, Requests};
 
 use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
 use metrics::{counter, gauge, histogram};

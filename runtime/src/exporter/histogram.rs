@@ -42,24 +42,34 @@ impl Histogram {
         }
     }
 
+    /// How many observations were at most as large as each bound. The last bound is infinite.
+    fn cumulated(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
+        let mut below = 0;
+        bounds.zip(&self.counts).map(move |(bound, count)| {
+            below += count.load(Ordering::Relaxed);
+            (bound, below)
+        })
+    }
+
     /// Writes the series as Prometheus reads it. `labels` are as in `a="b",`: empty, or with a comma at the end.
     fn render(&self, name: &str, labels: &str, out: &mut String) {
-        let mut below = 0;
-        let bounds = self.bounds.iter().map(f64::to_string);
-        let bounds = bounds.chain(["+Inf".to_owned()]);
-        for (bound, count) in bounds.zip(&self.counts) {
-            below += count.load(Ordering::Relaxed);
+        let mut all = 0;
+        for (bound, below) in self.cumulated() {
+            let bound = if bound.is_finite() {
+                bound.to_string()
+            } else {
+                "+Inf".to_owned()
+            };
             let _ = writeln!(out, "{name}_bucket{{{labels}le=\"{bound}\"}} {below}");
+            all = below;
         }
         let labels = match labels.strip_suffix(',') {
             Some(labels) => format!("{{{labels}}}"),
             None => String::new(),
         };
         let sum = self.billionths.load(Ordering::Relaxed) as f64 / BILLION;
-        let _ = writeln!(
-            out,
-            "{name}_sum{labels} {sum}\n{name}_count{labels} {below}"
-        );
+        let _ = writeln!(out, "{name}_sum{labels} {sum}\n{name}_count{labels} {all}");
     }
 }
 
@@ -110,6 +120,22 @@ impl Histograms {
         let series = family.series.entry(labels);
         let series = series.or_insert_with(|| Arc::new(Histogram::new(bounds)));
         metrics::Histogram::from_arc(Arc::clone(series))
+    }
+
+    /// See [`Metrics::observations`](super::Metrics::observations).
+    pub(super) fn observations(&self, family: &str) -> Vec<(f64, u64)> {
+        let families = self.0.lock();
+        let series = families.get(family).into_iter();
+        let mut all: Vec<(f64, u64)> = Vec::new();
+        for histogram in series.flat_map(|it| it.series.values()) {
+            for (place, (bound, below)) in histogram.cumulated().enumerate() {
+                match all.get_mut(place) {
+                    Some((_, sum)) => *sum += below,
+                    None => all.push((bound, below)),
+                }
+            }
+        }
+        all
     }
 
     pub(super) fn render(&self, out: &mut String) {
@@ -168,6 +194,21 @@ mod tests {
         });
         assert!(text.contains("a_seconds_sum{of=\"x\\\"y\"} 0\n"), "{text}");
         assert!(text.contains("a_seconds_count{of=\"x\\\"y\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn the_observations_of_a_family_are_those_of_all_its_series() {
+        let histograms = Histograms::default();
+        for (of, value) in [("x", 2.0), ("x", 3.0), ("y", 2.0), ("y", 5_000.0)] {
+            let labels = vec![Label::new("of", of)];
+            histograms
+                .of(&Key::from_parts("a_size", labels))
+                .record(value);
+        }
+        let seen = histograms.observations("a_size");
+        assert_eq!(seen[..3], [(1.0, 0), (2.0, 2), (4.0, 3)]);
+        assert_eq!(seen.last(), Some(&(f64::INFINITY, 4)));
+        assert_eq!(histograms.observations("another_size"), []);
     }
 
     #[test]

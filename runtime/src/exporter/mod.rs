@@ -20,6 +20,8 @@ const BUILD: &str = "build_info";
 /// The commit that was built, if the build has set this variable.
 const COMMIT: Option<&str> = option_env!("BUILD_COMMIT");
 
+static INSTALLED: OnceLock<Metrics> = OnceLock::new();
+
 /// The process's metrics. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -60,7 +62,6 @@ impl Drop for Observing {
 impl Metrics {
     /// The metrics of this process. The first call installs the recorder, and what was measured before is lost.
     pub fn install() -> Self {
-        static INSTALLED: OnceLock<Metrics> = OnceLock::new();
         INSTALLED
             .get_or_init(|| {
                 let others = PrometheusBuilder::new().build_recorder();
@@ -77,6 +78,19 @@ impl Metrics {
                 metrics
             })
             .clone()
+    }
+
+    /// The metrics of this process, if they are measured.
+    #[must_use]
+    pub fn installed() -> Option<Self> {
+        INSTALLED.get().cloned()
+    }
+
+    /// How many observations of a family of histograms were at most as large as each bound, all its series together. The last bound is
+    /// infinite. Empty if there is no such family.
+    #[must_use]
+    pub fn observations(&self, family: &str) -> Vec<(f64, u64)> {
+        self.histograms.observations(family)
     }
 
     /// Says which service this is, and which version of it.

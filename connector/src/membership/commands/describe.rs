@@ -3,9 +3,11 @@
 use super::Commands;
 use crate::chat_client::Chat;
 use crate::membership::incarnation::HeldLease;
+use crate::metering::{LAG, REQUESTS};
+use proto::chat::v1::AgeBucket;
 use proto::connector::v1::Described;
 use proto::time::{now, timestamp};
-use runtime::Shutdown;
+use runtime::{Metrics, Shutdown};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The process of a connector.
@@ -86,6 +88,22 @@ impl Commands {
             sessions: lease.sessions(),
             draining: process.is_draining(),
             rules_hash: chat.rules().text(),
+            requests: observed(REQUESTS).last().map_or(0, |(_, all)| *all),
+            delivery_lag: observed(LAG).into_iter().map(bucket).collect(),
         }
+    }
+}
+
+/// What was observed in a family of histograms. See [`Metrics::observations`].
+fn observed(family: &str) -> Vec<(f64, u64)> {
+    Metrics::installed().map_or_else(Vec::new, |it| it.observations(family))
+}
+
+fn bucket((bound, count): (f64, u64)) -> AgeBucket {
+    AgeBucket {
+        at_most: std::time::Duration::try_from_secs_f64(bound)
+            .ok()
+            .and_then(|it| it.try_into().ok()),
+        count,
     }
 }
