@@ -70,7 +70,7 @@ export class Sizes {
 
 function add(sums, prefix, { name: channel, held = 0, heldBytes = 0 }) {
   const colon = channel.indexOf(':', prefix.length);
-  let beginning = colon < 0 ? `${prefix}…` : channel.slice(0, colon + 1);
+  let beginning = colon < 0 ? `${prefix}… (no colon)` : channel.slice(0, colon + 1);
   if (!sums.has(beginning) && sums.size >= MOST) beginning = OTHERS;
   const sum = sums.get(beginning) ?? { channels: 0, held: 0, bytes: 0 };
   sum.channels += 1;

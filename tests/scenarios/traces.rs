@@ -77,7 +77,7 @@ async fn one_trace_leads_from_a_clients_request_to_the_sockets_of_all_connectors
     let answer = alice.request(LOGIN, login).await;
     let secret = answer["resume"].as_str().expect("a secret").to_owned();
     let content = "a-body-that-nobody-else-may-read";
-    let said = json!({ "type": 1, "content": content });
+    let said = json!({ "content": content });
     assert_eq!(alice.request(REQUEST, said).await["code"], 0);
     bob.until_push(&heard("alice", content)).await;
 
