@@ -2,15 +2,17 @@
 //! so that those who stay are not overrun.
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
-use testkit::pomelo::{Client, SEND, SENT, left};
+use testkit::pomelo::{Client, LOGIN, SEND, SENT, left};
 use testkit::redis::Redis;
 use testkit::service::connections_in;
 use testkit::system::{Plan, System};
-use testkit::{SOON, http, long, wait};
+use testkit::{SOON, http, json, long, wait};
 use tokio::time::Instant;
 
 /// How long a service may take to end.
@@ -172,6 +174,74 @@ async fn a_deploy_closes_connections_at_its_pace_loses_nothing_and_nobody_seems_
         })
         .await;
     }
+}
+
+/// As many clients as this process may have sockets for, with the settings as they are.
+#[tokio::test]
+#[ignore = "18,000 clients: ./tests/run --long"]
+async fn a_connector_with_many_thousand_clients_closes_them_in_random_order_and_serves_those_who_are_left()
+ {
+    const CLIENTS: usize = 18_000;
+    const RATE: u64 = 500;
+    testkit::impact::raise_descriptors();
+    let plan = Plan::of(2, 1).alone().connector_flags(&["--grace", "5m"]);
+    let mut system = plan.start().await;
+    let address = system.connectors[0].address();
+    let connect = |number: usize| async move {
+        let client = json::Client::connect(address).await;
+        // A hundred in each room.
+        let (user, room) = (format!("user{number}"), format!("room{}", number / 100));
+        let login = json!({ "userId": user, "lessonId": room });
+        assert_eq!(client.request(LOGIN, login).await["code"], 0);
+        client
+    };
+    let began = Instant::now();
+    let clients = stream::iter(0..CLIENTS).map(connect).buffered(64);
+    let clients: Vec<_> = clients.collect().await;
+    println!("{CLIENTS} clients have come in {:?}", began.elapsed());
+    let watcher = system.member(1, "watcher", "room0").await;
+
+    system.connectors[0].terminate();
+    let began = Instant::now();
+    let admin = system.connectors[0].admin();
+    let meanwhile = async {
+        let open = |client: &&json::Client| client.ended().is_none();
+        let count = |some: &[json::Client]| some.iter().filter(open).count();
+        wait::eventually("half of them are closed", 6 * SOON, async || {
+            count(&clients) <= CLIENTS / 2
+        })
+        .await;
+        // Those who came first are among them as often as those who came last.
+        let (first, last) = clients.split_at(CLIENTS / 2);
+        let (first, last) = (count(first), count(last));
+        assert!(first.abs_diff(last) < CLIENTS / 20, "{first} and {last}");
+        let mut served = 0;
+        for client in clients.iter().filter(open).step_by(100) {
+            tokio::select! {
+                answer = client.request("chat.handler.send", json!({ "content": "hi" })) => {
+                    assert_eq!(answer["code"], 0);
+                    served += 1;
+                }
+                // It was its turn.
+                _ = client.end(2 * SOON) => {}
+            }
+        }
+        served
+    };
+    let (seen, served) = tokio::join!(watch(admin), meanwhile);
+    assert!(system.connectors[0].ended_within(END).await.success());
+    let took = began.elapsed();
+    println!(
+        "it has ended after {took:?}; {served} of those who were left at half time were served"
+    );
+    assert!(served >= 50, "{served}");
+    assert_paced(&seen, RATE);
+    let paced = Duration::from_secs(CLIENTS as u64 / RATE);
+    assert!(took >= paced - Duration::from_secs(1), "it took {took:?}");
+    assert!(took < Duration::from_secs(55), "it took {took:?}");
+    let left = watcher.pushes();
+    let left = left.iter().filter(|push| push.starts_with("onLeave"));
+    assert_eq!(left.count(), 0, "their grace lasts");
 }
 
 /// Balancers see it first. Until the notice is over, everything goes on, also for newcomers.
