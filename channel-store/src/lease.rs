@@ -106,6 +106,8 @@ pub struct LeaseState {
     pub beat: u64,
     /// The beat must have been seen unchanged for this long, and for a margin, before the lease may be declared dead.
     pub length: Duration,
+    /// True if its owner has ended, and has renewed it for the last time.
+    pub ended: bool,
 }
 
 /// The result of a declaration of death.
@@ -146,6 +148,17 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     /// Those of [`Leases::schedule`].
     async fn renew(
+        &self,
+        incarnation: &Incarnation,
+        lease: Duration,
+    ) -> Result<Renewed, StoreError>;
+
+    /// Renews a lease for the last time, because its owner ends. What it holds stays for the length, and nobody is surprised when the
+    /// lease is over.
+    ///
+    /// # Errors
+    /// Those of [`Leases::schedule`].
+    async fn renew_last(
         &self,
         incarnation: &Incarnation,
         lease: Duration,

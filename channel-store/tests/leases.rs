@@ -16,6 +16,7 @@ conformance! {
     a_lease_is_taken_and_renewed
     a_lease_is_declared_dead_only_with_its_present_beat
     each_renewal_has_a_higher_beat
+    a_lease_that_was_renewed_for_the_last_time_says_so
     a_missing_lease_means_lost_data_and_not_a_dead_connector
     a_lost_lease_and_index_can_be_restored_by_another_service
     a_dead_connector_cannot_change_its_index
@@ -169,6 +170,24 @@ async fn a_lease_is_declared_dead_only_with_its_present_beat(kind: Kind) {
         Renewed::Dead,
         "it cannot come back"
     );
+}
+
+async fn a_lease_that_was_renewed_for_the_last_time_says_so(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.renew(DEAD, LONG).await;
+    let before = subject.observe(DEAD).await.unwrap();
+    assert!(!before.ended);
+    let dead = incarnation(DEAD);
+    let last = subject.leases.renew_last(&dead, LONG / 2).await;
+    assert!(matches!(last, Ok(Renewed::Live(_))));
+    let after = subject.observe(DEAD).await.unwrap();
+    assert!(after.ended && !after.dead, "{after:?}");
+    assert_eq!(after.length, LONG / 2);
+    assert!(after.beat > before.beat);
+    // It is declared dead as any other one, and then nothing renews it.
+    assert_eq!(subject.declare(DEAD, after.beat).await, Declared::Dead);
+    let again = subject.leases.renew_last(&dead, LONG).await;
+    assert_eq!(again, Ok(Renewed::Dead));
 }
 
 async fn each_renewal_has_a_higher_beat(kind: Kind) {

@@ -359,6 +359,7 @@ impl Settings for Config {
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         self.trace.check()?;
+        self.access.check()?;
         self.tls.check().map_err(|error| error.to_string())?;
         self.doors.check(&self.door(self.listen))?;
         match check_url(&self.redis.url()?, self.redis_ca.as_deref()) {

@@ -506,6 +506,7 @@ impl Settings for Config {
         self.doors.check(&self.clients.door(&self.listen))?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         self.trace.check()?;
+        self.chat_access.check()?;
         let chats = Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
         self.chat_tls
             .check(&chats)

@@ -158,6 +158,7 @@ impl Settings for Config {
         self.doors.check(&self.clients.door(&self.listen))?;
         self.clients.check()?;
         self.trace.check()?;
+        self.access.check()?;
         self.grpc_tls().check().map_err(|error| error.to_string())
     }
 

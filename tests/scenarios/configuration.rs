@@ -149,6 +149,56 @@ async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
     }
 }
 
+/// A service that cannot start must not be started again and again, so the check and the exit code say that the settings are wrong.
+#[tokio::test]
+async fn a_file_that_a_setting_names_and_that_is_not_there_is_found_by_the_check() {
+    let _permit = Permit::shared().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("settings.toml");
+    let path = file.to_str().expect("text");
+    for (binary, text) in [
+        ("chat", "api.tokens_file = '/nonesuch'"),
+        ("chat", "redis_file = '/nonesuch'"),
+        (
+            "chat",
+            "redis = 'rediss://127.0.0.1:1'\nredis_ca = '/nonesuch'",
+        ),
+        (
+            "chat",
+            "tls.certificate = '/nonesuch'\ntls.key = '/nonesuch'",
+        ),
+        (
+            "chat",
+            "trace.endpoint = 'https://127.0.0.1:1'\ntrace.ca = '/nonesuch'",
+        ),
+        ("connector", "chat_token_file = '/nonesuch'"),
+        ("connector", "redis_file = '/nonesuch'"),
+        (
+            "connector",
+            "chat = ['https://127.0.0.1:1']\nchat_ca = '/nonesuch'",
+        ),
+        (
+            "connector",
+            "tls.certificate = '/nonesuch'\ntls.key = '/nonesuch'",
+        ),
+        ("standalone", "api.tokens_file = '/nonesuch'"),
+        (
+            "standalone",
+            "trace.endpoint = 'https://127.0.0.1:1'\ntrace.ca = '/nonesuch'",
+        ),
+    ] {
+        fs::write(&file, text).expect("a file");
+        for arguments in [&["--config", path][..], &["config", "check", path]] {
+            let output = run(binary, arguments);
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            let code = output.status.code();
+            assert_eq!(code, Some(64), "{binary} {arguments:?} {text}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(error.contains("/nonesuch"), "{error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_variable_is_reported_by_its_name() {
     let _permit = Permit::shared().await;

@@ -256,9 +256,36 @@ async fn dashboards_have_data_and_real_faults_fire_their_alerts() {
     prometheus.until_fires("ConnectorDied").await;
     connector.thaw();
 
+    // A right was taken away, so leases are not renewed.
+    primary.say("ACL SETUSER default -evalsha");
+    prometheus.until_fires("LeaseLate").await;
+    primary.say("ACL SETUSER default +evalsha");
+    let quiet_again = async || {
+        let firing = prometheus.firing().await;
+        !(firing.contains("LeaseLate") || firing.contains("RedisRefusesWrites"))
+    };
+    wait::eventually("leases are renewed again", FIRES, quiet_again).await;
+
+    // What follows from that has no alert of its own.
     primary.kill();
     prometheus.until_fires("RedisAway").await;
-    prometheus.until_fires("LeaseLate").await;
+    let late = async || {
+        !prometheus
+            .query("connector_lease_age_seconds > 8")
+            .await
+            .is_empty()
+    };
+    wait::eventually("the lease is late", FIRES, late).await;
+    let firing = prometheus.firing().await;
+    for follows in [
+        "LeaseLate",
+        "LeaseAway",
+        "ChatAway",
+        "RedisRefusesWrites",
+        "NotReady",
+    ] {
+        assert!(!firing.contains(follows), "{firing:?}");
+    }
     let lines = prometheus.process.lines();
     let errors = lines.iter().filter(|it| it.contains("\"level\":\"error\""));
     assert_eq!(errors.collect::<Vec<_>>(), Vec::<&String>::new());

@@ -10,7 +10,7 @@ use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Standalone};
-use testkit::system::Plan;
+use testkit::system::{Plan, System};
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -221,6 +221,47 @@ async fn silent_connections_leave_room_for_probes_and_callers() {
         .find_map(|line| line.strip_prefix("chat_connections "));
     let counted: f64 = counted.expect("a gauge").parse().expect("a number");
     assert!(counted <= 60.0, "{counted} connections");
+}
+
+/// How often both chats together have counted this.
+async fn counted(system: &System, counter: &str) -> u64 {
+    let mut all = 0;
+    for chat in &system.chats {
+        let text = metrics(chat.admin()).await;
+        let value = text
+            .lines()
+            .find_map(|it| it.strip_prefix(counter)?.trim().parse::<u64>().ok());
+        all += value.expect("a number");
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_connector_that_stops_with_a_grace_counts_as_handed_over_when_the_grace_is_over() {
+    let lease = ["--lease", "2s"];
+    let mut system = Plan::of(2, 2)
+        .chat_flags(&lease)
+        .connector_flags(&["--lease", "2s", "--grace", "1s"])
+        .start()
+        .await;
+    let bob = system.member(1, "bob", "room").await;
+    let alice = system.member(0, "alice", "room").await;
+    system.connectors[0].terminate();
+    system.connectors[0].ended_within(3 * SOON).await;
+    alice.end(SOON).await;
+    bob.until_push(&testkit::pomelo::left("alice")).await;
+    wait::eventually("it was handed over", SOON, async || {
+        counted(&system, "chat_connectors_handed_over_total").await > 0
+    })
+    .await;
+    assert_eq!(counted(&system, "chat_connectors_dead_total").await, 0);
+
+    // One that is killed is dead.
+    system.connectors[1].kill();
+    wait::eventually("it was declared dead", 3 * SOON, async || {
+        counted(&system, "chat_connectors_dead_total").await == 1
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ impl Lease {
                 provisional: false,
                 beat,
                 length,
+                ended: false,
             },
             index: BTreeMap::new(),
         }

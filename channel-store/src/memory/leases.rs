@@ -70,6 +70,20 @@ impl Leases for Shared {
         }))
     }
 
+    async fn renew_last(
+        &self,
+        incarnation: &Incarnation,
+        length: Duration,
+    ) -> Result<Renewed, StoreError> {
+        let renewed = self.renew(incarnation, length).await?;
+        self.with(|state| {
+            if let Some(lease) = state.leases.leases.get_mut(incarnation) {
+                lease.state.ended = true;
+            }
+        });
+        Ok(renewed)
+    }
+
     async fn index_add(
         &self,
         incarnation: &Incarnation,

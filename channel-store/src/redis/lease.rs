@@ -75,8 +75,25 @@ impl RedisLeases {
             .await
     }
 
-    /// Reads state, beat and length of a lease. A lease whose owner resigned before it had one has neither beat nor length.
-    fn state(&self, [state, beat, length]: [&Value; 3]) -> Result<LeaseState, StoreError> {
+    /// `last`: its owner ends.
+    async fn renew_once(
+        &self,
+        incarnation: &Incarnation,
+        lease: Duration,
+        last: bool,
+    ) -> Result<Renewed, StoreError> {
+        let mut command = self.of_lease(&SCRIPTS.renew, incarnation);
+        command.arg(milliseconds(lease));
+        if last {
+            command.arg("last");
+        }
+        let connection = self.lease_connection(incarnation)?;
+        let reply = connection.request_one(command).await?;
+        renewed(&reply, &connection.lifetime).ok_or_else(unexpected_reply)
+    }
+
+    /// Reads state, beat, length and end of a lease. A lease whose owner resigned before it had one has neither beat nor length.
+    fn state(&self, [state, beat, length, ended]: [&Value; 4]) -> Result<LeaseState, StoreError> {
         let or = |field: &Value, default| match field {
             Value::Nil => Some(default),
             field => number(field),
@@ -89,6 +106,7 @@ impl RedisLeases {
                 provisional: state == "provisional",
                 beat: or(beat, 0)?,
                 length: Duration::from_millis(or(length, full)?),
+                ended: *ended != Value::Nil,
             })
         };
         read().ok_or_else(unexpected_reply)
@@ -123,11 +141,15 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         lease: Duration,
     ) -> Result<Renewed, StoreError> {
-        let mut command = self.of_lease(&SCRIPTS.renew, incarnation);
-        command.arg(milliseconds(lease));
-        let connection = self.lease_connection(incarnation)?;
-        let reply = connection.request_one(command).await?;
-        renewed(&reply, &connection.lifetime).ok_or_else(unexpected_reply)
+        self.renew_once(incarnation, lease, false).await
+    }
+
+    async fn renew_last(
+        &self,
+        incarnation: &Incarnation,
+        lease: Duration,
+    ) -> Result<Renewed, StoreError> {
+        self.renew_once(incarnation, lease, true).await
     }
 
     async fn index_add(
@@ -288,13 +310,16 @@ impl Leases for RedisLeases {
         let question = |incarnation: &Incarnation| {
             let keys = self.keys.of_incarnation(incarnation);
             let mut command = redis::cmd("HMGET");
-            command.arg(keys.lease()).arg(&["state", "beat", "length"]);
+            let fields = ["state", "beat", "length", "ended"];
+            command.arg(keys.lease()).arg(&fields);
             command
         };
         let answers = ask_each(incarnations, connection, question).await;
         let state = |answer: Result<Answer, StoreError>| match array(&answer?.1) {
             Some([Value::Nil, ..]) => Ok(None),
-            Some([state, beat, length]) => self.state([state, beat, length]).map(Some),
+            Some([state, beat, length, ended]) => {
+                self.state([state, beat, length, ended]).map(Some)
+            }
             _ => Err(unexpected_reply()),
         };
         answers.into_iter().map(state).collect()
@@ -328,7 +353,7 @@ impl Leases for RedisLeases {
             .arg(IndexEntry::random_nonce());
         let reply = self.ask_lease(incarnation, command).await?;
         match array(&reply) {
-            Some([state, beat, length]) => self.state([state, beat, length]),
+            Some([state, beat, length]) => self.state([state, beat, length, &Value::Nil]),
             _ => Err(unexpected_reply()),
         }
     }

@@ -45,6 +45,14 @@ impl Access {
         Ok(Self(Some(Tokens::open(file, look_every)?)))
     }
 
+    /// Checks that this file of tokens can be used now.
+    ///
+    /// # Errors
+    /// [`OpenError`], as for [`by_tokens`](Self::by_tokens).
+    pub fn check(file: &Path) -> Result<(), OpenError> {
+        Tokens::read(file).map(drop)
+    }
+
     /// True if a line of the file is for callers with a certificate. Such a line has no use at a port that asks for none.
     #[must_use]
     pub fn names_certificates(&self) -> bool {

@@ -42,6 +42,17 @@ impl AccessSettings {
         }
     }
 
+    /// Checks that the file of tokens can be used now, if there is one.
+    ///
+    /// # Errors
+    /// One line that names the flag.
+    pub fn check(&self) -> Result<(), String> {
+        let file = self.api_tokens_file.as_deref();
+        let checked = file.map(Access::check).transpose();
+        let named = |error: OpenError| format!("--api-tokens-file: {error}");
+        checked.map(drop).map_err(named)
+    }
+
     /// Reads the file of tokens, if there is one. If it names certificates and the port asks for none, that is logged. A tokio
     /// runtime must be running.
     ///

@@ -71,8 +71,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads the file, and looks at it in this interval for as long as the tokens are used. A tokio runtime must be running.
-    pub(super) fn open(path: &Path, look_every: Duration) -> Result<Arc<Self>, OpenError> {
+    /// Reads the file once, and returns what watches it and its lines.
+    pub(super) fn read(path: &Path) -> Result<(FileWatch, Vec<Line>), OpenError> {
         let path = path.to_owned();
         let watch = FileWatch::open("file of tokens", Vec::from([path.clone()]), FILE_BYTES);
         let watch = watch
@@ -85,9 +85,15 @@ impl Tokens {
         if lines.is_empty() {
             return Err(OpenError::Empty { path });
         }
+        Ok((watch, lines))
+    }
+
+    /// Reads the file, and looks at it in this interval for as long as the tokens are used. A tokio runtime must be running.
+    pub(super) fn open(path: &Path, look_every: Duration) -> Result<Arc<Self>, OpenError> {
+        let (watch, lines) = Self::read(path)?;
         let watch = watch.every(look_every);
         let tokens = Arc::new_cyclic(|tokens| Self {
-            path,
+            path: path.to_owned(),
             valid: RwLock::default(),
             _watching: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(tokens), watch))),
         });

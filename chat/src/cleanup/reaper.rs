@@ -76,6 +76,8 @@ struct Shared {
 enum Death {
     /// Its lease ran out, and this chat declared it dead.
     DeclaredHere,
+    /// It had ended and left its lease to itself, for the grace. The lease ran out, and this chat declared it dead.
+    LeftToItself,
     /// Its lease ran out, and another chat was faster.
     DeclaredElsewhere,
     /// It was dead before this chat had seen it silent for long. For example, a connector that stops resigns.
@@ -148,7 +150,12 @@ impl Watch {
                 Ok(Some(state)) => {
                     let observation = Observation::after(known, &state, answered);
                     if observation.is_ripe(asked) {
-                        silent.push((incarnation, number, state.beat, Death::DeclaredHere));
+                        let death = if state.ended {
+                            Death::LeftToItself
+                        } else {
+                            Death::DeclaredHere
+                        };
+                        silent.push((incarnation, number, state.beat, death));
                     } else {
                         observed.insert(incarnation, observation);
                     }
@@ -209,7 +216,7 @@ impl Death {
         match self {
             Self::DeclaredHere => counter!(DEATHS).increment(1),
             Self::DeclaredElsewhere => {}
-            Self::Found => counter!(HANDOVERS).increment(1),
+            Self::LeftToItself | Self::Found => counter!(HANDOVERS).increment(1),
         }
     }
 }

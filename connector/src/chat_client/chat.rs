@@ -361,7 +361,7 @@ impl Chat {
             .any(|other| other.line.is_open() && other.proof.works())
     }
 
-    /// Why chats can't publish, in words: each chat whose store refuses, with the reason. `None`: no store refuses.
+    /// Why chats can't publish, in words: each chat whose store refuses, with the reason, or else that none was heard. `None`: they can.
     #[must_use]
     pub fn refusals(&self) -> Option<String> {
         let endpoints = self.endpoints.read().clone();
@@ -369,6 +369,7 @@ impl Chat {
             let words = endpoint.proof.refused()?;
             Some(format!("{}: {words}", endpoint.name))
         });
-        several(refusals)
+        let unheard = || "nothing that a chat published was heard here lately".to_owned();
+        several(refusals).or_else(|| (!*self.publishes.borrow()).then(unheard))
     }
 }

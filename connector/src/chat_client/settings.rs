@@ -15,6 +15,16 @@ pub struct ChatAccess {
 }
 
 impl ChatAccess {
+    /// Checks that the file of the token can be used now, if there is one.
+    ///
+    /// # Errors
+    /// One line that names the flag.
+    pub fn check(&self) -> Result<(), String> {
+        let checked = self.chat_token_file.as_deref().map(ChatToken::check);
+        let checked = checked.transpose().map(drop);
+        checked.map_err(|error| format!("--chat-token-file: {error}"))
+    }
+
     /// Reads the token, if there is one. A tokio runtime must be running.
     ///
     /// # Errors

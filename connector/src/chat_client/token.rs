@@ -59,6 +59,26 @@ impl ChatToken {
     /// # Errors
     /// [`TokenError`] if the file cannot be read, or does not hold a token alone.
     pub fn open(path: &Path) -> Result<Arc<Self>, TokenError> {
+        let (watch, header) = Self::read(path)?;
+        let token = Arc::new(Self {
+            path: path.to_owned(),
+            header: Mutex::new(header),
+            doubted: Notify::new(),
+        });
+        tokio::spawn(keep_looking(Arc::downgrade(&token), watch));
+        Ok(token)
+    }
+
+    /// Checks that the file can be used now.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn check(path: &Path) -> Result<(), TokenError> {
+        Self::read(path).map(drop)
+    }
+
+    /// Reads the file once, and returns what watches it and the header with the token.
+    fn read(path: &Path) -> Result<(FileWatch, HeaderValue), TokenError> {
         let wrong = |reason| TokenError {
             path: path.to_owned(),
             reason,
@@ -74,13 +94,7 @@ impl ChatToken {
         })?;
         let header = watch.contents().first().map(|content| header(content));
         let header = header.unwrap_or_else(|| Err(NO_TOKEN.to_owned()));
-        let token = Arc::new(Self {
-            path: path.to_owned(),
-            header: Mutex::new(header.map_err(wrong)?),
-            doubted: Notify::new(),
-        });
-        tokio::spawn(keep_looking(Arc::downgrade(&token), watch));
-        Ok(token)
+        Ok((watch, header.map_err(wrong)?))
     }
 
     /// A service that shows the token with each call.

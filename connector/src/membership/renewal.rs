@@ -172,7 +172,7 @@ impl LeaseKeeper {
     pub(super) async fn leave_to_itself(&self, lease: &HeldLease, grace: Duration) {
         let incarnation = &lease.incarnation;
         let renewed = async {
-            self.leases.renew(incarnation, grace).await?;
+            self.leases.renew_last(incarnation, grace).await?;
             self.leases.schedule(incarnation).await
         };
         match timeout(RESIGN, renewed).await {

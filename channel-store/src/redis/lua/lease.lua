@@ -1,6 +1,7 @@
 -- lease: the lease of one incarnation. It is part of every script about a lease, and follows clock.lua.
 --
--- KEYS  1 lease (hash: state live, provisional or dead; beat: grows with each renewal; length: milliseconds)
+-- KEYS  1 lease (hash: state live, provisional or dead; beat: grows with each renewal; length: milliseconds; ended: its owner has
+--         ended, and has renewed it for the last time)
 --       2 index (hash: 'c:' and a channel, or 'u:' and a user -> nonce)
 -- ARGV  1 seconds after which both are forgotten
 -- No clock ends a lease. A chat that watches it waits until the beat has not changed for the length, measured by its own clock.

@@ -109,6 +109,10 @@ impl Leases for PartialLeases {
         self.leases.renew(who, lease).await
     }
 
+    async fn renew_last(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
+        self.leases.renew_last(who, lease).await
+    }
+
     async fn index_add(
         &self,
         who: &Incarnation,

@@ -398,6 +398,8 @@ async fn a_chat_that_answers_no_probe_stays_what_it_was() {
     let chat = client_of(&[&never]);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!*chat.available().borrow());
+    let why = chat.refusals().unwrap();
+    assert!(why.contains("was heard here"), "{why}");
     assert_eq!(
         chat.troubles().as_deref(),
         Some("chat-0: its Redis does not answer")

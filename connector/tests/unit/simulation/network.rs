@@ -280,6 +280,21 @@ macro_rules! far {
     }};
 }
 
+impl FarLeases {
+    async fn renew_once(
+        &self,
+        who: &Incarnation,
+        lease: Duration,
+        last: bool,
+    ) -> Result<Renewed, StoreError> {
+        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
+        let who = who.clone();
+        let slots = vec![who.to_string()];
+        let work = async move { truth.renew(&*end, &who, lease, last).await };
+        self.link.ask_store(slots, work).await
+    }
+}
+
 #[async_trait]
 impl Leases for FarLeases {
     async fn schedule(&self, who: &Incarnation) -> Result<(), StoreError> {
@@ -287,11 +302,11 @@ impl Leases for FarLeases {
     }
 
     async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
-        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
-        let who = who.clone();
-        let slots = vec![who.to_string()];
-        let work = async move { truth.renew(&*end, &who, lease).await };
-        self.link.ask_store(slots, work).await
+        self.renew_once(who, lease, false).await
+    }
+
+    async fn renew_last(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
+        self.renew_once(who, lease, true).await
     }
 
     async fn index_add(

@@ -42,14 +42,19 @@ impl Truth {
         self.early_deaths.lock().clone()
     }
 
-    /// Renews a lease, and notes when that took effect.
+    /// Renews a lease, perhaps for the last time, and notes when that took effect.
     pub(super) async fn renew(
         &self,
         leases: &dyn Leases,
         who: &Incarnation,
         length: Duration,
+        last: bool,
     ) -> Result<Renewed, StoreError> {
-        let renewed = leases.renew(who, length).await;
+        let renewed = if last {
+            leases.renew_last(who, length).await
+        } else {
+            leases.renew(who, length).await
+        };
         if matches!(renewed, Ok(Renewed::Live(_) | Renewed::Lost(_))) {
             let now = Instant::now();
             self.renewed.lock().insert(who.clone(), (now, length));
