@@ -611,10 +611,12 @@ mod tests {
         let reached = |more: &[&str]| config(&[&["--listen", "10.0.0.1:1"], more].concat());
         let refused = reached(&[]).check().unwrap_err();
         assert!(refused.starts_with("--listen: "), "{refused}");
-        for right in [&["--insecure"][..], &["--api-tokens-file", "/etc/tokens"]] {
-            assert_eq!(reached(right).check(), Ok(()), "{right:?}");
-        }
-        // This one needs a certificate of the port, too.
+        assert_eq!(reached(&["--insecure"]).check(), Ok(()));
+        // The file must be there, and the authority needs a certificate of the port, too.
+        let asks = reached(&["--api-tokens-file", "/nonesuch"]);
+        assert!(asks.door(asks.listen).is_guarded);
+        let refused = asks.check().unwrap_err();
+        assert!(refused.starts_with("--api-tokens-file: "), "{refused}");
         let asks = reached(&["--tls-client-ca", "/etc/ca.pem"]);
         assert!(asks.door(asks.listen).is_guarded);
         assert!(!reached(&["--insecure"]).door(asks.listen).is_guarded);

@@ -1,5 +1,6 @@
 //! A port that asks for no credentials is not reached from other machines, unless the operator wants it.
 
+use crate::api_tokens::create;
 use std::process::Command;
 use testkit::binaries;
 use testkit::permit::Permit;
@@ -45,7 +46,11 @@ async fn with_credentials_or_on_purpose_it_may_be_reached() {
         let (code, error) = run(binary, &arguments);
         assert_eq!(code, Some(0), "{binary} {arguments:?}: {error}");
     }
-    let tokens = ["--listen", "0.0.0.0:1", "--api-tokens-file", "/etc/tokens"];
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tokens");
+    let (_token, line) = create("ops", "read");
+    std::fs::write(&file, line).expect("a file");
+    let tokens = ["--listen", "0.0.0.0:1", "--api-tokens-file", text(&file)];
     let (code, error) = run("chat", &[&tokens[..], &["config", "show"]].concat());
     assert_eq!(code, Some(0), "{error}");
     let authority = Authority::new();
@@ -64,7 +69,6 @@ async fn with_credentials_or_on_purpose_it_may_be_reached() {
         let (code, error) = run(binary, &asked);
         assert_eq!(code, Some(0), "{binary}: {error}");
     }
-    let directory = tempfile::tempdir().expect("a directory");
     let secret = directory.path().join("secret");
     std::fs::write(&secret, [b'x'; 32]).expect("a file");
     let file = directory.path().join("connector.toml");
