@@ -3,11 +3,13 @@
 
 mod about;
 mod escape;
+mod form;
 mod limit;
 mod values;
 
-pub use about::{About, Working, about, name_process};
+pub use about::{About, about, name_process};
 
-pub(crate) use escape::{Escaping, Form};
+pub(crate) use escape::Escaping;
+pub(crate) use form::Form;
 pub(crate) use limit::{Limited, RateLimit, WINDOW};
 pub(crate) use values::fields;

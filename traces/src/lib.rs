@@ -9,10 +9,12 @@
 
 mod context;
 mod current;
+mod ended;
 mod queue;
 mod span;
 
 pub use context::{Parent, TraceContext};
-pub use current::{Within, current, within};
+pub use current::{current, within};
+pub use ended::{Ended, Kind, Value};
 pub use queue::{begin, dropped, filled, is_on, take};
-pub use span::{Ended, Kind, Span, Value};
+pub use span::Span;

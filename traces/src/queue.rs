@@ -3,7 +3,7 @@
 //! The queue is bounded in bytes. If nobody takes spans, or not fast enough, new ones are dropped and counted: a request never waits
 //! for its trace.
 
-use super::span::Ended;
+use super::ended::Ended;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,7 +119,7 @@ pub(crate) fn put(span: Ended) {
 mod tests {
     use super::*;
     use crate::context::TraceContext;
-    use crate::span::{Kind, Value};
+    use crate::ended::{Kind, Value};
     use std::time::Duration;
 
     fn span(bytes: usize) -> Ended {

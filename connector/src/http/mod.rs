@@ -21,7 +21,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-
 pub(crate) use origin::Origins;
 use response::{Gone, full, peer, plain};
 use runtime::{Readiness, Shutdown};

@@ -2,19 +2,16 @@
 //!
 //! The code that logs need not know them. A task says once what it works on, and every line that it logs meanwhile has it.
 
-use super::escape::Form;
+use super::form::Form;
 use super::values::shown;
-use std::cell::RefCell;
-use std::mem;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use tokio::task_local;
 
 /// The kind of this process, and its name.
 static PROCESS: OnceLock<(&'static str, String)> = OnceLock::new();
 
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<About>>> = const { RefCell::new(None) };
+task_local! {
+    static CURRENT: Arc<About>;
 }
 
 /// What a task works on.
@@ -32,38 +29,9 @@ pub fn name_process(kind: &'static str, name: &str) {
 }
 
 /// Lets a future work on something: every line that it logs says so. Tasks that it spawns do not belong to it.
-pub fn about<F: Future>(about: About, future: F) -> Working<F> {
-    Working {
-        about: Arc::new(about),
-        future: Box::pin(future),
-    }
-}
-
-/// See [`about`].
-pub struct Working<F> {
-    about: Arc<About>,
-    future: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Working<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let about = Arc::clone(&self.about);
-        let _entered = Entered(CURRENT.with_borrow_mut(|current| current.replace(about)));
-        self.future.as_mut().poll(context)
-    }
-}
-
-/// While this lives, the thread works on something. What was before comes back afterwards, also after a panic.
-struct Entered(Option<Arc<About>>);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let before = self.0.take();
-        let ended = CURRENT.with_borrow_mut(|current| mem::replace(current, before));
-        drop(ended);
-    }
+pub fn about<F: Future>(about: About, future: F) -> impl Future<Output = F::Output> {
+    // Boxed, because what takes that long is rare and large.
+    CURRENT.scope(Arc::new(about), Box::pin(future))
 }
 
 /// Adds what the running task works on to a line, which has no newline at its end. A field that the line has already stays as it is.
@@ -94,7 +62,7 @@ pub(super) fn add_to(line: &mut String, form: Form) {
     if let Some((kind, name)) = PROCESS.get() {
         add(kind, &text(name));
     }
-    if let Some(about) = CURRENT.with_borrow(Clone::clone) {
+    if let Ok(about) = CURRENT.try_with(Arc::clone) {
         if let Some(session) = &about.session {
             add("session", &text(session));
         }

@@ -4,22 +4,11 @@
 //! would recolour a terminal, and one with a bidirectional override would show other text than is there.
 
 use super::about::add_to;
+use super::form::Form;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
-
-/// What the escapes look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// `\u{202e}`, as in Rust.
-    Text {
-        /// The log's own colours stay.
-        colours: bool,
-    },
-    /// `\u202e`, as in JSON, where such characters stand only within strings.
-    Json,
-}
 
 /// Writes whole lines: each call of `write` holds one event, as `tracing_subscriber::fmt` makes them.
 pub(crate) struct Escaping<W> {

@@ -4,7 +4,6 @@
 //! next one follows after a longer and longer pause. The log says when that begins and when it is over, and not each time.
 
 use super::otlp::{Origin, request};
-use super::settings::is_encrypted;
 use crate::backoff::Backoff;
 use crate::families::{Family, register};
 use crate::tls::ClientTls;
@@ -83,6 +82,11 @@ impl Collector {
             address,
         }
     }
+}
+
+/// True if the URL asks for TLS.
+pub(super) fn is_encrypted(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
 }
 
 async fn connect(to: &Uri, tls: Option<&ClientTls>) -> io::Result<Box<dyn Stream>> {

@@ -1,6 +1,6 @@
 //! The settings of traces.
 
-use super::export::{Collector, Exporting, register_all};
+use super::export::{Collector, Exporting, is_encrypted, register_all};
 use super::otlp::Origin;
 use crate::cli::redact;
 use crate::tls::{ClientFiles, ClientTls, TlsError};
@@ -144,11 +144,6 @@ impl TraceSettings {
             shown: redact(&text),
         })
     }
-}
-
-/// True if the URL asks for TLS.
-pub(super) fn is_encrypted(uri: &Uri) -> bool {
-    uri.scheme_str() == Some("https")
 }
 
 /// True if gRPC can be spoken there. Nothing in the URL names a user.
