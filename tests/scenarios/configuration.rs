@@ -111,6 +111,18 @@ async fn a_flag_counts_more_than_a_variable_and_a_variable_more_than_the_file() 
     }
 }
 
+/// A service with these settings does not start, and the check refuses them: with 64 and one line, which contains this.
+fn assert_refused(binary: &'static str, path: &str, expected: &str) {
+    for arguments in [&["--config", path][..], &["config", "check", path]] {
+        let output = run(binary, arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let code = output.status.code();
+        assert_eq!(code, Some(64), "{binary} {arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
     let _permit = Permit::shared().await;
@@ -135,17 +147,7 @@ async fn a_mistake_in_a_file_ends_every_service_with_one_line() {
         ),
     ] {
         fs::write(&file, text).expect("a file");
-        for arguments in [&["--config", path][..], &["config", "check", path]] {
-            let output = run(binary, arguments);
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(
-                output.status.code(),
-                Some(64),
-                "{binary} {arguments:?}: {error}"
-            );
-            assert_eq!(error.lines().count(), 1, "{error}");
-            assert!(error.contains(expected), "{error}");
-        }
+        assert_refused(binary, path, expected);
     }
 }
 
@@ -188,14 +190,7 @@ async fn a_file_that_a_setting_names_and_that_is_not_there_is_found_by_the_check
         ),
     ] {
         fs::write(&file, text).expect("a file");
-        for arguments in [&["--config", path][..], &["config", "check", path]] {
-            let output = run(binary, arguments);
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            let code = output.status.code();
-            assert_eq!(code, Some(64), "{binary} {arguments:?} {text}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-            assert!(error.contains("/nonesuch"), "{error}");
-        }
+        assert_refused(binary, path, "/nonesuch");
     }
 }
 
