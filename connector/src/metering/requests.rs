@@ -34,20 +34,31 @@ impl Asked {
         "handler",
     ];
 
+    /// The routes that we answer ourselves, the most frequent ones first.
+    const ROUTES: [(&'static str, Self); 9] = [
+        ("chat.handler.send", Self::Send),
+        ("chat.handler.publish", Self::Publish),
+        ("chat.handler.join", Self::Join),
+        ("chat.handler.leave", Self::Leave),
+        ("chat.handler.members", Self::Members),
+        ("chat.handler.history", Self::History),
+        ("connector.handler.login", Self::Login),
+        ("connector.handler.refresh", Self::Refresh),
+        ("connector.handler.ping", Self::Ping),
+    ];
+
     /// By the route of the request.
     pub(crate) fn of(route: &str) -> Self {
-        match route {
-            "chat.handler.send" => Self::Send,
-            "chat.handler.publish" => Self::Publish,
-            "chat.handler.join" => Self::Join,
-            "chat.handler.leave" => Self::Leave,
-            "chat.handler.members" => Self::Members,
-            "chat.handler.history" => Self::History,
-            "connector.handler.login" => Self::Login,
-            "connector.handler.refresh" => Self::Refresh,
-            "connector.handler.ping" => Self::Ping,
-            _ => Self::Handler,
-        }
+        let mut routes = Self::ROUTES.into_iter();
+        let found = routes.find(|(known, _)| *known == route);
+        found.map_or(Self::Handler, |(_, asked)| asked)
+    }
+
+    /// Its route, as a trace names the request. Any other route has the name `handler`, because clients choose those.
+    pub(crate) fn route(self) -> &'static str {
+        let mut routes = Self::ROUTES.into_iter();
+        let found = routes.find(|(_, asked)| *asked == self);
+        found.map_or("handler", |(route, _)| route)
     }
 }
 
@@ -184,26 +195,16 @@ mod tests {
 
     #[test]
     fn labels_stand_in_the_order_of_what_they_name() {
-        for asked in [
-            Asked::Login,
-            Asked::Refresh,
-            Asked::Ping,
-            Asked::Send,
-            Asked::Publish,
-            Asked::Join,
-            Asked::Leave,
-            Asked::Members,
-            Asked::History,
-        ] {
+        for (route, asked) in Asked::ROUTES {
             let label = Asked::LABELS[asked as usize];
-            let service = match asked {
-                Asked::Login | Asked::Refresh | Asked::Ping => "connector",
-                _ => "chat",
-            };
-            assert_eq!(Asked::of(&format!("{service}.handler.{label}")), asked);
+            assert!(route.ends_with(&format!(".handler.{label}")), "{route}");
+            assert_eq!((Asked::of(route), asked.route()), (asked, route));
         }
         let own = Asked::of("game.handler.move");
-        assert_eq!(Asked::LABELS[own as usize], "handler");
+        assert_eq!(
+            (Asked::LABELS[own as usize], own.route()),
+            ("handler", "handler")
+        );
         assert_eq!(Outcome::LABELS[Outcome::Failed as usize], "failed");
         assert_eq!(Outcome::LABELS[Outcome::Cancelled as usize], "cancelled");
         assert_eq!(LoginStep::LABELS[LoginStep::Claim as usize], "claim");

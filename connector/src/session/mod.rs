@@ -227,20 +227,20 @@ impl Handlers {
     /// The command is answered within [`CALL`] of the moment at which it was received, however long it had to wait for
     /// its turn. A command whose time is over when its turn comes is refused without asking anybody.
     pub(crate) async fn handle(&mut self, request: Request, received: Instant) {
-        match request_step(&request, &self.connection) {
-            None => self.carry_out(request, received).await,
-            Some(step) => traces::within(step, self.carry_out(request, received)).await,
+        let asked = Asked::of(&request.route);
+        match request_step(asked, &self.connection) {
+            None => self.carry_out(asked, request, received).await,
+            Some(step) => traces::within(step, self.carry_out(asked, request, received)).await,
         }
     }
 
-    async fn carry_out(&mut self, request: Request, received: Instant) {
+    async fn carry_out(&mut self, asked: Asked, request: Request, received: Instant) {
         let deadline = received + CALL;
         // A client that we cut off is not served any more. If the client closed the connection, what it sent before is
         // still carried out (K3).
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::CLOSED) {
             return;
         }
-        let asked = Asked::of(&request.route);
         let mut measured = self.services.requests.begin(asked, received);
         if let Some(paces) = &mut self.paces
             && let Err((refusal, goes_on)) = paces.request(&request, received)
