@@ -1,12 +1,15 @@
-//! Bounds how many tests run at the same time: as many as there are cores. Tests that measure time or load run alone.
+//! Bounds how many tests run at the same time. Tests that measure time or load run alone. The others are two for each core,
+//! because they wait more than they compute.
 
 use std::sync::LazyLock;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-static CORES: LazyLock<u32> = LazyLock::new(|| {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+static ALL: LazyLock<u32> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism();
+    let cores = cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    2 * cores
 });
-static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*CORES as usize));
+static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*ALL as usize));
 
 /// Permission to run. The next test gets it when this is dropped.
 pub struct Permit {
@@ -14,7 +17,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Waits until a core is free.
+    /// Waits until one more test may run.
     ///
     /// # Panics
     /// Never: the semaphore is not closed.
@@ -27,11 +30,11 @@ impl Permit {
     /// # Panics
     /// Never: the semaphore is not closed.
     pub async fn alone() -> Self {
-        Self::take(*CORES).await
+        Self::take(*ALL).await
     }
 
-    async fn take(cores: u32) -> Self {
-        let permits = PERMITS.acquire_many(cores).await;
+    async fn take(permits: u32) -> Self {
+        let permits = PERMITS.acquire_many(permits).await;
         Self {
             _permits: permits.expect("nobody closes the semaphore"),
         }
