@@ -6,10 +6,12 @@ use crate::redis::Redis;
 use crate::{SOON, binaries, http, wait};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::iter::Sum;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::str::FromStr;
 
 /// A running `chat`, `connector` or `standalone`.
 pub struct Service {
@@ -26,6 +28,9 @@ pub struct Service {
 const LISTENING: (&str, &str) = ("listening", "--listen");
 const ADMIN: (&str, &str) = ("admin listening", "--admin");
 const GRPC: (&str, &str) = ("grpc listening", "--grpc");
+
+/// The connections of clients that a connector has, by protocol and transport.
+pub const CONNECTIONS: &str = "connector_connections";
 
 impl Service {
     /// Starts a binary with these arguments and waits until it has bound all its addresses. It need not be ready then.
@@ -60,19 +65,25 @@ impl Service {
         wait::eventually(&what, SOON, async || self.readyz().await == Some(200)).await;
     }
 
-    /// The sum of a family of metrics, whatever its labels are.
+    /// The sum of some series of metrics: those of a family (`requests_total`), or those of it whose first labels are these
+    /// (`requests_total{outcome="done"`).
+    ///
+    /// # Panics
+    /// If the service doesn't answer, if there is no such series (a name that is wrong would always be zero), or if a value
+    /// is no number of this type.
+    pub async fn metric<N: FromStr + Sum>(&self, series: &str) -> N {
+        let metrics = self.metrics().await;
+        let sum = sum_of(&metrics, series);
+        sum.unwrap_or_else(|| panic!("there is no {series} in:\n{metrics}"))
+    }
+
+    /// What `/metrics` tells.
     ///
     /// # Panics
     /// If the service doesn't answer.
-    pub async fn metric(&self, family: &str) -> f64 {
-        let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("a service serves its metrics").body;
-        let lines = metrics.lines().filter(|line| {
-            let rest = line.strip_prefix(family);
-            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-        });
-        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        values.sum()
+    pub async fn metrics(&self) -> String {
+        let answer = http::get(self.admin(), "/metrics").await;
+        answer.expect("a service serves its metrics").body
     }
 
     /// How many client connections a connector or standalone has.
@@ -80,9 +91,7 @@ impl Service {
     /// # Panics
     /// If it doesn't answer.
     pub async fn connections(&self) -> u64 {
-        let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("the connector serves its metrics").body;
-        connections_in(&metrics)
+        self.metric(CONNECTIONS).await
     }
 
     /// The present status of `/readyz`.
@@ -303,11 +312,7 @@ impl Chat {
     /// # Panics
     /// If it doesn't answer.
     pub async fn publications(&self) -> u64 {
-        let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("chat serves its metrics").body;
-        let mut lines = metrics.lines();
-        let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
-        count.map_or(0, |count| count.parse().expect("a number"))
+        self.metric("chat_publications_total").await
     }
 
     /// The URL for connectors and gRPC clients.
@@ -389,18 +394,20 @@ impl Standalone {
     }
 }
 
-/// The connections of clients that a connector's metrics tell, over all protocols and transports.
+/// The sum of some series in what `/metrics` told, like [`Service::metric`]. `None`: there is none.
 ///
 /// # Panics
-/// If one is no number.
+/// If a value is no number of this type.
 #[must_use]
-pub fn connections_in(metrics: &str) -> u64 {
-    let series = metrics.lines();
-    let series = series.filter_map(|line| {
-        line.strip_prefix("connector_connections{")?
-            .rsplit_once(' ')
+pub fn sum_of<N: FromStr + Sum>(metrics: &str, series: &str) -> Option<N> {
+    let its = metrics.lines().filter(|line| {
+        let rest = line.strip_prefix(series);
+        rest.is_some_and(|rest| rest.starts_with(['{', '}', ',', ' ']))
     });
-    series
-        .map(|(_, count)| count.parse::<u64>().expect("a number"))
-        .sum()
+    let mut values = its.map(|line| {
+        let value = line.rsplit(' ').next().and_then(|it| it.parse::<N>().ok());
+        value.unwrap_or_else(|| panic!("a value of another type: {line}"))
+    });
+    let first = values.next()?;
+    Some(std::iter::once(first).chain(values).sum())
 }

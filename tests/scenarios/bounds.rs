@@ -13,20 +13,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 const HISTORY: &str = "chat.handler.history";
 
-/// The sum of a metric over all series whose labels contain this.
-async fn metric(system: &Standalone, name: &str, label: &str) -> f64 {
-    let answer = http::get(system.admin(), "/metrics").await;
-    let text = answer.expect("metrics").body;
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with(name) && line.contains(label));
-    lines
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
-}
-
 async fn refused(system: &Standalone, bound: &str) -> f64 {
-    metric(system, "connector_refused_total", &format!("\"{bound}\"")).await
+    let series = format!("connector_refused_total{{bound=\"{bound}\"");
+    system.metric(&series).await
 }
 
 async fn until_members(system: &Standalone, expected: &[(&str, u32)]) {
@@ -382,7 +371,7 @@ async fn a_client_that_finds_no_free_descriptor_is_served_as_soon_as_one_is_free
     let system = Standalone::start().await;
     let address = system.address();
     let member = Client::join(address, "member", "room").await;
-    assert_eq!(metric(&system, ERRORS, "").await, 0.0);
+    assert_eq!(system.metric::<f64>(ERRORS).await, 0.0);
     let before = system.limit_descriptors(Some(1));
     // The kernel accepts the connection and keeps it for the connector.
     let mut waiting = TcpStream::connect(address).await.expect("a connector");
@@ -411,7 +400,7 @@ async fn a_client_that_finds_no_free_descriptor_is_served_as_soon_as_one_is_free
     let answered = timeout(SOON, waiting.read_to_string(&mut answer)).await;
     answered.expect("an answer in time").expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let errors = metric(&system, ERRORS, "").await;
+    let errors = system.metric::<f64>(ERRORS).await;
     let told = f64::from(u32::try_from(written).expect("few")) + held_back;
     assert!(errors >= told, "{errors} were counted, {told} logged");
     let late = Client::join(address, "late", "room").await;

@@ -190,12 +190,8 @@ async fn hashes(system: &System, chat: usize) -> (String, Vec<String>) {
 }
 
 /// How many chats have other rules than this connector, by its metrics.
-async fn others(connector: &Service) -> String {
-    let metrics = http::get(connector.admin(), "/metrics").await;
-    let metrics = metrics.expect("metrics").body;
-    let mut lines = metrics.lines();
-    let value = lines.find_map(|line| line.strip_prefix("connector_chats_with_other_rules "));
-    value.expect("the family is there").to_owned()
+async fn others(connector: &Service) -> u64 {
+    connector.metric("connector_chats_with_other_rules").await
 }
 
 /// How often a connector has warned of other rules.
@@ -214,13 +210,13 @@ async fn processes_with_other_rules_are_found_and_stay_ready() {
     assert_eq!(first.len(), 16);
     assert_eq!(connectors, [&*first, &*first]);
     for connector in &system.connectors {
-        assert_eq!(others(connector).await, "0");
+        assert_eq!(others(connector).await, 0);
     }
 
     of_connectors.write(&format!("{RULES}\n[[channel]]\nmatch = 'more'\n"));
     for connector in &system.connectors {
         wait::eventually("both chats differ", SOON, async || {
-            others(connector).await == "2"
+            others(connector).await == 2
         })
         .await;
     }
@@ -253,7 +249,7 @@ async fn processes_with_other_rules_are_found_and_stay_ready() {
     ));
     for connector in &system.connectors {
         wait::eventually("they have the same again", SOON, async || {
-            others(connector).await == "0"
+            others(connector).await == 0
         })
         .await;
     }

@@ -83,7 +83,7 @@ async fn chats_stopped_again_and_again_lose_nothing_repeat_nothing_and_keep_the_
 /// The streams of sends go over to other connections all the time, and from one chat to another and back.
 #[tokio::test]
 async fn streams_whose_connections_become_too_old_move_on_without_loss_repetition_or_reordering() {
-    let each = if long() { 60.0 } else { 8.0 };
+    let each: u64 = if long() { 60 } else { 8 };
     let flags = [&WHOLE_LOG[..], &["--max-connection-age", "1s"]].concat();
     let plan = Plan::of(2, 2).alone().chat_flags(&flags);
     let _permit = plan.permit().await;
@@ -92,7 +92,7 @@ async fn streams_whose_connections_become_too_old_move_on_without_loss_repetitio
     let followers = Followers::start(&services.addresses(), 8, 4).await;
     followers.start_sending();
     for chat in &services.chats {
-        let is_enough = async || chat.metric("chat_connections_retired_total").await >= each;
+        let is_enough = async || chat.metric::<u64>("chat_connections_retired_total").await >= each;
         wait::eventually("connections were retired", 10 * SOON, is_enough).await;
     }
     followers.until_each_acknowledged(40).await;

@@ -10,7 +10,7 @@ use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
 use testkit::pomelo::{Client, LOGIN, SEND, SENT, left};
 use testkit::redis::Redis;
-use testkit::service::connections_in;
+use testkit::service::{CONNECTIONS, sum_of};
 use testkit::system::{Plan, System};
 use testkit::{SOON, http, json, long, wait};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(crate) const END: Duration = Duration::from_secs(30);
 /// The number of connections that a connector says it has. `None`: it does not answer any more.
 async fn connections(admin: SocketAddr) -> Option<u64> {
     let metrics = http::get(admin, "/metrics").await?;
-    Some(connections_in(&metrics.body))
+    sum_of(&metrics.body, CONNECTIONS)
 }
 
 /// Looks at the connections of a connector until it has none, or does not answer. Returns what was seen, and when.

@@ -227,12 +227,7 @@ async fn dashboards_have_data_and_real_faults_fire_their_alerts() {
     let body = format!(r#"{{"c":"{}"}}"#, "x".repeat(60_000));
     let is_filling = async || {
         sender.request(SEND, &body).await;
-        let metrics = http::get(connector.admin(), "/metrics").await;
-        let metrics = metrics.expect("metrics").body;
-        let queued = metrics
-            .lines()
-            .find_map(|it| it.strip_prefix("connector_queued_bytes "));
-        queued.is_some_and(|it| it.parse::<f64>().is_ok_and(|it| it > f64::from(8 << 20)))
+        connector.metric::<u64>("connector_queued_bytes").await > 8 << 20
     };
     wait::eventually("the queue is more than half full", FIRES, is_filling).await;
     prometheus.until_fires("QueuesFill").await;
@@ -247,6 +242,20 @@ async fn dashboards_have_data_and_real_faults_fire_their_alerts() {
     wait::eventually("writes work again", FIRES, async || {
         let firing = prometheus.firing().await;
         !firing.contains("ReplicaMissing") && !firing.contains("RedisRefusesWrites")
+    })
+    .await;
+
+    // The replica is there, and lacks much of what the primary has.
+    replica.freeze();
+    primary.say_words(&["SET", "filling", &"x".repeat(12 << 20)]);
+    prometheus.until_fires("ReplicaLags").await;
+    replica.thaw();
+    primary.say("DEL filling");
+    wait::eventually("the replica has everything", FIRES, async || {
+        let firing = prometheus.firing().await;
+        !["ReplicaLags", "ReplicaMissing", "RedisRefusesWrites"]
+            .iter()
+            .any(|it| firing.contains(*it))
     })
     .await;
 

@@ -215,11 +215,7 @@ async fn silent_connections_leave_room_for_probes_and_callers() {
     let api = ChatApi::at(chat.address());
     api.send("4", "bot", "{}", "").await.expect("there is room");
     assert_eq!(connector.readyz().await, Some(200));
-    let text = metrics(chat.admin()).await;
-    let counted = text
-        .lines()
-        .find_map(|line| line.strip_prefix("chat_connections "));
-    let counted: f64 = counted.expect("a gauge").parse().expect("a number");
+    let counted: f64 = chat.metric("chat_connections").await;
     assert!(counted <= 60.0, "{counted} connections");
 }
 
@@ -227,11 +223,7 @@ async fn silent_connections_leave_room_for_probes_and_callers() {
 async fn counted(system: &System, counter: &str) -> u64 {
     let mut all = 0;
     for chat in &system.chats {
-        let text = metrics(chat.admin()).await;
-        let value = text
-            .lines()
-            .find_map(|it| it.strip_prefix(counter)?.trim().parse::<u64>().ok());
-        all += value.expect("a number");
+        all += chat.metric::<u64>(counter).await;
     }
     all
 }

@@ -9,7 +9,7 @@ use testkit::permit::Permit;
 use testkit::pomelo::{LOGIN, SENT, heard};
 use testkit::service::{Service, Standalone};
 use testkit::system::{Plan, System};
-use testkit::{SOON, http, json as json_client, pace, wait};
+use testkit::{SOON, json as json_client, pace, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -240,11 +240,8 @@ async fn time_of(client: &testkit::pomelo::Client, messages: usize) -> Duration 
 
 /// How many spans of a service had this outcome.
 async fn spans(service: &Service, outcome: &str) -> u64 {
-    let metrics = http::get(service.admin(), "/metrics").await;
-    let metrics = metrics.expect("it serves its metrics").body;
-    let name = format!("trace_spans_total{{outcome=\"{outcome}\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    line.expect("it is there").parse().expect("a number")
+    let series = format!("trace_spans_total{{outcome=\"{outcome}\"");
+    service.metric(&series).await
 }
 
 #[tokio::test]
