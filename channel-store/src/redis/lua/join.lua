@@ -36,9 +36,11 @@ if ARGV[15] ~= '' then
 end
 
 expire_due(10)
+-- Keys that this call creates have no expiry yet. If the incarnation has sessions here already, the keys of members exist.
+local creates = true
 if stay == '' then
   call('SADD', KEYS[13], session)
-  call('SADD', incarnations, ARGV[9])
+  creates = call('SADD', incarnations, ARGV[9]) == 1
 else
   call('ZADD', detached, format('%d', milliseconds() + stay), session)
 end
@@ -70,12 +72,13 @@ local function write_record(e, offset, published)
 end
 
 local function describe()
-  if info ~= '' then call('HSET', infos, user, info) end
+  if info ~= '' and call('HSET', infos, user, info) == 1 then creates = true end
 end
 
 local function joined(e, offset, published)
   fan_out()
-  refresh()
+  -- As with publications, the expiries are pushed forward once in a sixteenth of their length.
+  if creates or math.abs(math.floor(tonumber(ARGV[5]) / 1000) - (m[4] or 0)) >= ARGV[2] / 16 then refresh() end
   call('EXPIRE', KEYS[13], ARGV[3])
   local of = call('HMGET', meta, 'f', 'o', 'd')
   return { 'joined', e, offset, published, of[1] or 0, of[2] or '', of[3] or '' }
