@@ -16,6 +16,8 @@ pub(crate) enum Protocol {
     Pomelo,
     /// docs/protocols/json.md
     Json,
+    /// The JSON protocol of Centrifugo, to compare with (docs/performance.md)
+    Centrifugo,
     /// The protocol of the floor: a frame is sent to the room as it is, and nothing is answered.
     #[value(skip)]
     Floor,
@@ -55,8 +57,19 @@ impl Protocol {
         match self {
             Self::Pomelo => "/".to_owned(),
             Self::Json => "/ws".to_owned(),
+            Self::Centrifugo => "/connection/websocket".to_owned(),
             Self::Floor => format!("/{room}/{user}"),
         }
+    }
+
+    /// A further header of the upgrade request, if there is one.
+    pub(crate) fn header(self, user: u32) -> Option<String> {
+        (self == Self::Centrifugo).then(|| format!("X-User: u{user}\r\n\r\n"))
+    }
+
+    /// True if a client is a member as soon as its login is answered. Otherwise it is one when it gets its own join.
+    pub(crate) fn answer_is_entry(self) -> bool {
+        self == Self::Centrifugo
     }
 
     /// True if requests are answered.
@@ -71,6 +84,12 @@ impl Protocol {
                 out.extend_from_slice(HELLO.as_bytes());
             }),
             Self::Json => self.login(room, user, out),
+            Self::Centrifugo => {
+                masked(out, TEXT, |out| {
+                    out.extend_from_slice(br#"{"id":4294967295,"connect":{}}"#);
+                });
+                self.login(room, user, out);
+            }
             Self::Floor => {}
         }
     }
@@ -83,6 +102,13 @@ impl Protocol {
 
     /// The request to log in, which makes the client a member of its room.
     pub(crate) fn login(self, room: u32, user: u32, out: &mut Vec<u8>) {
+        if self == Self::Centrifugo {
+            return masked(out, TEXT, |out| {
+                let subscribe =
+                    format!(r#"{{"id":{LOGIN},"subscribe":{{"channel":"room{room}"}}}}"#);
+                out.extend_from_slice(subscribe.as_bytes());
+            });
+        }
         let mut body = login_body(&format!("u{user}"), &format!("room{room}"));
         if let Some(token) = tokens::of(user) {
             body.truncate(body.len() - 1);
@@ -94,9 +120,15 @@ impl Protocol {
     }
 
     /// A message, in a request with this number.
-    pub(crate) fn send(self, id: u64, stamp: Stamp, length: usize, out: &mut Vec<u8>) {
+    pub(crate) fn send(self, room: u32, id: u64, stamp: Stamp, length: usize, out: &mut Vec<u8>) {
         match self {
             Self::Floor => masked(out, BINARY, |out| stamp.write(length, out)),
+            Self::Centrifugo => masked(out, TEXT, |out| {
+                let head = format!(r#"{{"id":{id},"publish":{{"channel":"room{room}","data":"#);
+                out.extend_from_slice(head.as_bytes());
+                stamp.write(length, out);
+                out.extend_from_slice(b"}}");
+            }),
             _ => self.request(id, SEND, out, |out| stamp.write(length, out)),
         }
     }
@@ -105,6 +137,13 @@ impl Protocol {
     pub(crate) fn heartbeat(self, out: &mut Vec<u8>) {
         if self == Self::Pomelo {
             package(HEARTBEAT, out, |_| {});
+        }
+    }
+
+    /// The answer to a heartbeat of the server, if it wants one.
+    pub(crate) fn pong(self, out: &mut Vec<u8>) {
+        if self == Self::Centrifugo {
+            masked(out, TEXT, |out| out.extend_from_slice(b"{}"));
         }
     }
 
@@ -140,6 +179,11 @@ impl Protocol {
                 _ => message(payload),
             }),
             Self::Json => tell(json(payload)),
+            Self::Centrifugo => {
+                for reply in payload.split(|byte| *byte == b'\n') {
+                    tell(centrifugo(reply));
+                }
+            }
             Self::Pomelo => {
                 let mut rest = payload;
                 while let Some((&[kind, a, b, c], behind)) = rest.split_first_chunk() {
@@ -202,6 +246,23 @@ fn json(text: &[u8]) -> Received<'_> {
     answer(number_before(rest).into(), rest)
 }
 
+fn centrifugo(reply: &[u8]) -> Received<'_> {
+    let begins = |what: &[u8]| memchr::memmem::find(reply, what).is_some();
+    if reply == b"{}" {
+        Received::Heartbeat
+    } else if let Some(rest) = reply.strip_prefix(b"{\"id\":") {
+        Received::Answer(number_before(rest).into(), !begins(b"\"error\":{"))
+    } else if begins(b"\"pub\":{") {
+        message(reply)
+    } else if begins(b"\"join\":{") {
+        Received::Joined(named(reply))
+    } else if begins(b"\"leave\":{") {
+        Received::Left
+    } else {
+        Received::Other
+    }
+}
+
 fn push<'a>(route: &[u8], body: &[u8]) -> Received<'a> {
     match route {
         ON_MESSAGE => message(body),
@@ -220,7 +281,7 @@ fn answer<'a>(id: u64, body: &[u8]) -> Received<'a> {
     Received::Answer(id, code.is_some_and(|code| number_before(code) == 0))
 }
 
-/// The user in `"userId":"u17"`.
+/// The user in `"userId":"u17"`, or in `"user":"u17"`.
 fn named(body: &[u8]) -> u32 {
     let name = memchr::memmem::find(body, b":\"u");
     name.map_or(u32::MAX, |at| number_before(&body[at + 3..]))

@@ -399,8 +399,12 @@ impl Swarm {
                                 sender.returned += 1;
                             }
                         }
-                        // The client's own `onJoin` follows.
-                        Received::Answer(LOGIN, true) => {}
+                        Received::Answer(LOGIN, true) => {
+                            if protocol.answer_is_entry() {
+                                member.online = true;
+                                *online += 1;
+                            }
+                        }
                         // The outcome was unknown, or too many came at once. Real clients try again, too.
                         Received::Answer(LOGIN, false) => {
                             *retried += 1;
@@ -418,7 +422,7 @@ impl Swarm {
                             if protocol != Protocol::Floor || member.online || user == member.user {
                                 member.order.joined(user);
                             }
-                            if user == member.user {
+                            if user == member.user && !protocol.answer_is_entry() {
                                 member.online = true;
                                 *online += 1;
                             }
@@ -428,7 +432,8 @@ impl Swarm {
                             protocol.greeted(member.room, member.user, out);
                             beats.push_back((now + HEARTBEAT.as_nanos() as u64, client));
                         }
-                        Received::Heartbeat | Received::Kicked(_) | Received::Other => {}
+                        Received::Heartbeat => protocol.pong(out),
+                        Received::Kicked(_) | Received::Other => {}
                     }
                     receive(member, received, now, out);
                 }),
@@ -458,6 +463,10 @@ impl Swarm {
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
             it.out = upgrade_request(server, &path, KEY).into_bytes();
+            if let Some(header) = protocol.header(it.member.user) {
+                it.out.truncate(it.out.len() - 2);
+                it.out.extend_from_slice(header.as_bytes());
+            }
             if layout.deflate {
                 it.out.truncate(it.out.len() - 2);
                 it.out.extend_from_slice(wire::OFFER);
@@ -549,7 +558,7 @@ impl Member {
             due,
         };
         sender.sent += 1;
-        protocol.send(LOGIN + u64::from(sender.sent), stamp, bytes, out);
+        protocol.send(self.room, LOGIN + u64::from(sender.sent), stamp, bytes, out);
     }
 }
 
