@@ -81,10 +81,12 @@ enum Slot {
 
 /// What the caller of [`Audience::append`] has to do next.
 pub(super) struct Appended {
-    /// The first bytes are pending: order a flush.
-    pub(super) first: bool,
+    /// Something is pending: a flush must be ordered.
+    pub(super) pending: bool,
     /// So many bytes are pending that they should be flushed at once.
     pub(super) full: bool,
+    /// A member here waits for this publication: it is its own onJoin.
+    pub(super) awaited: bool,
 }
 
 /// The live members that use one wire format. Everything is encoded once for all of them.
@@ -92,6 +94,8 @@ struct EncodingGroup {
     format: WireFormat,
     live: Slab<Live>,
     pending: Vec<u8>,
+    /// Members that came while something was pending, which they had been given: their keys, and where the bytes begin that they lack.
+    late: Vec<(usize, usize)>,
     /// What is pending and must not be given to some members, in order.
     exclusions: Vec<Exclusion>,
 }
@@ -170,13 +174,21 @@ impl EncodingGroup {
         pending.any(|it| matches!(it.what, Excluded::Ephemeral(_)))
     }
 
-    /// The pending bytes for this member, if they differ from those for everybody else.
-    fn pending_for(&self, channel: &ChannelName, member: &Live, lags: bool) -> Option<Vec<u8>> {
-        let its = |it: &&Exclusion| it.concerns(member, lags);
+    /// The pending bytes for this member from a place on, if they differ from those for everybody else.
+    fn pending_for(
+        &self,
+        channel: &ChannelName,
+        member: &Live,
+        lags: bool,
+        from: usize,
+    ) -> Option<Vec<u8>> {
+        let its = |it: &&Exclusion| it.bytes.start >= from && it.concerns(member, lags);
         let mut its = self.exclusions.iter().filter(its).peekable();
-        its.peek()?;
-        let mut frames = Vec::with_capacity(self.pending.len());
-        let mut given = 0;
+        if from == 0 {
+            its.peek()?;
+        }
+        let mut frames = Vec::with_capacity(self.pending.len() - from);
+        let mut given = from;
         for Exclusion { what, bytes } in its {
             frames.extend_from_slice(&self.pending[given..bytes.start]);
             if let Excluded::Publication(publication) = what {
@@ -188,16 +200,25 @@ impl EncodingGroup {
         Some(frames)
     }
 
-    /// Hands all pending bytes to the connections.
-    fn flush(&mut self, channel: &ChannelName) {
+    /// Hands all pending bytes to the connections. Returns to how many.
+    fn flush(&mut self, channel: &ChannelName) -> u64 {
         let mut shared: Option<Bytes> = None;
         let has_ephemerals = self.has_ephemerals();
-        for (_, member) in &self.live {
-            let own = if self.exclusions.is_empty() {
+        self.late.sort_unstable();
+        let mut late = self.late.iter().peekable();
+        let mut written = 0;
+        for (key, member) in &self.live {
+            let came_late = late.next_if(|(late, _)| *late == key);
+            let from = came_late.map_or(0, |(_, from)| *from);
+            if from == self.pending.len() {
+                continue;
+            }
+            written += 1;
+            let own = if from == 0 && self.exclusions.is_empty() {
                 None
             } else {
                 let lags = has_ephemerals && member.connection.lags();
-                self.pending_for(channel, member, lags)
+                self.pending_for(channel, member, lags, from)
             };
             match own {
                 Some(frames) => member.connection.send(&frames, &mut None),
@@ -208,11 +229,24 @@ impl EncodingGroup {
         if self.pending.capacity() > KEPT_BUFFER {
             self.pending = Vec::new();
         }
+        written
     }
 
     fn clear(&mut self) {
         self.pending.clear();
+        self.late.clear();
         self.exclusions.clear();
+    }
+
+    fn remove(&mut self, key: usize) -> Option<Live> {
+        let member = self.live.try_remove(key);
+        self.late.retain(|(late, _)| *late != key);
+        if self.live.is_empty() {
+            // Without a live member nothing is appended. If these bytes stayed, they would have a hole before the next
+            // publication.
+            self.clear();
+        }
+        member
     }
 }
 
@@ -221,8 +255,13 @@ pub(super) struct Audience {
     waiting: usize,
     /// One group for each format that a member has had here. There are few formats.
     groups: Vec<EncodingGroup>,
-    /// The position before the first pending publication; `None` while nothing is pending.
+    /// The position before the first pending publication; `None` while nothing is pending. What follows it is pending in each group
+    /// that has live members.
     flushed: Option<Position>,
+    /// The offset of the hub's position, as far as it was told here.
+    reached: u64,
+    /// Offsets of the members' own joins that the hub has not reached yet.
+    awaited: Vec<u64>,
     /// The steps of traces to which some of the pending publications belong. They last until those are written.
     steps: Vec<Arc<Span>>,
     metrics: HubMetrics,
@@ -235,6 +274,8 @@ impl Audience {
             waiting: 0,
             groups: Vec::new(),
             flushed: None,
+            reached: 0,
+            awaited: Vec::new(),
             steps: Vec::new(),
             metrics,
         }
@@ -251,13 +292,7 @@ impl Audience {
     pub(super) fn detach(&mut self, member: usize) {
         match self.slots.try_remove(member) {
             Some(Slot::Live(group, key)) => {
-                let group = &mut self.groups[group];
-                group.live.try_remove(key);
-                if group.live.is_empty() {
-                    // Without a live member nothing is appended. If these bytes stayed, they would have a hole before
-                    // the next publication.
-                    group.clear();
-                }
+                self.groups[group].remove(key);
             }
             Some(Slot::Waiting(..)) => self.waiting -= 1,
             Some(Slot::Attached(_) | Slot::Out) | None => {}
@@ -274,16 +309,17 @@ impl Audience {
         }
     }
 
-    /// Lets a member begin right after `start`, while the hub stands at `position`. `false`: the ring does not hold
-    /// `start`.
+    /// Lets a member begin right after `start`, while the hub stands at `position`. `waits`: what is pending waits for longer than
+    /// a moment. `false`: the ring does not hold `start`.
     pub(super) fn begin(
         &mut self,
         channel: &ChannelName,
         (member, connection): (usize, &Arc<Connection>),
         start: &Position,
-        position: &Position,
-        ring: &Ring,
+        (position, ring): (&Position, &Ring),
+        waits: bool,
     ) -> bool {
+        self.reached = position.offset;
         let Some(receiver) = self.attached(member, connection) else {
             return true;
         };
@@ -306,7 +342,8 @@ impl Audience {
         match self.flushed.clone() {
             // The member lacks everything that is pending, so it gets that with the flush for all.
             Some(flushed)
-                if ring.after(&flushed).is_some()
+                if !waits
+                    && ring.after(&flushed).is_some()
                     && start.offset <= flushed.offset
                     && !self.groups.iter().any(EncodingGroup::has_ephemerals) =>
             {
@@ -319,16 +356,19 @@ impl Audience {
                     let pending = ring.after(&flushed).into_iter().flatten();
                     group.append(channel, &flushed.epoch, pending);
                 }
+                if !frames.is_empty() {
+                    receiver.connection.send(&frames, &mut None);
+                }
+                self.go_live(member, receiver);
             }
             _ => {
                 wire::publications(format, channel, user, &start.epoch, missed, &mut frames);
-                self.flush(channel);
+                if !frames.is_empty() {
+                    receiver.connection.send(&frames, &mut None);
+                }
+                self.go_live_without_pending(channel, member, receiver);
             }
         }
-        if !frames.is_empty() {
-            receiver.connection.send(&frames, &mut None);
-        }
-        self.go_live(member, receiver);
         true
     }
 
@@ -348,6 +388,7 @@ impl Audience {
         publication: &Publication,
     ) -> Appended {
         let next = &publication.position;
+        self.reached = own.map_or(0, |own| own.offset);
         if self.waiting > 0 {
             if let Some(own) = own {
                 self.pass_over(channel, own, next);
@@ -366,11 +407,16 @@ impl Audience {
                 pending = true;
             }
         }
-        let first = pending && self.flushed.is_none();
-        if first {
+        if pending && self.flushed.is_none() {
             self.flushed = own.cloned();
         }
-        Appended { first, full }
+        let awaited = self.awaited.contains(&next.offset);
+        self.awaited.retain(|joined| *joined > next.offset);
+        Appended {
+            pending,
+            full,
+            awaited,
+        }
     }
 
     /// Appends something that is not in the log, for all live members. The hub stands at its place.
@@ -388,11 +434,14 @@ impl Audience {
                 pending = true;
             }
         }
-        let first = pending && self.flushed.is_none();
-        if first {
+        if pending && self.flushed.is_none() {
             self.flushed = Some(ephemeral.place.clone());
         }
-        Appended { first, full }
+        Appended {
+            pending,
+            full,
+            awaited: false,
+        }
     }
 
     /// See [`Receiver::joined`], for a member that has not begun yet.
@@ -428,12 +477,14 @@ impl Audience {
         for (_, slot) in &mut self.slots {
             let connection = match slot {
                 Slot::Live(group, key) => {
-                    let live = &mut self.groups[*group].live;
-                    match live.get(*key) {
-                        Some(member) if member.joined.is_some_and(|it| it < offset) => {
-                            live.remove(*key).connection
-                        }
-                        _ => continue,
+                    let group = &mut self.groups[*group];
+                    let ends = |member: &Live| member.joined.is_some_and(|it| it < offset);
+                    if !group.live.get(*key).is_some_and(ends) {
+                        continue;
+                    }
+                    match group.remove(*key) {
+                        Some(member) => member.connection,
+                        None => continue,
                     }
                 }
                 Slot::Attached(receiver) if receiver.joined.is_some_and(|it| it < offset) => {
@@ -449,28 +500,31 @@ impl Audience {
     /// The hub stands at `position` now. Members that wait for it begin at once: the next publication may be of another
     /// epoch, and then their position would no longer be found.
     pub(super) fn reached(&mut self, channel: &ChannelName, position: &Position) {
+        self.reached = position.offset;
         if self.waiting > 0 {
             self.wake(channel, |start| start == position);
         }
     }
 
-    /// Hands all pending bytes to the connections of all live members.
-    pub(super) fn flush(&mut self, channel: &ChannelName) {
+    /// Hands all pending bytes to the connections of all live members. Returns to how many.
+    pub(super) fn flush(&mut self, channel: &ChannelName) -> u64 {
         self.flushed = None;
         let steps = mem::take(&mut self.steps);
         if !steps.is_empty() {
             return self.flush_traced(channel, &steps);
         }
-        self.flush_all(channel);
+        self.flush_all(channel)
     }
 
-    fn flush_all(&mut self, channel: &ChannelName) {
+    fn flush_all(&mut self, channel: &ChannelName) -> u64 {
+        let mut writes = 0;
         for group in &mut self.groups {
             if !group.pending.is_empty() {
-                group.flush(channel);
-                self.metrics.writes.increment(group.live.len() as u64);
+                writes += group.flush(channel);
             }
         }
+        self.metrics.writes.increment(writes);
+        writes
     }
 
     /// What was appended last belongs to this step of a trace. If nobody is sent it, the step ends.
@@ -484,7 +538,7 @@ impl Audience {
     }
 
     /// Does the same as [`flush_all`](Self::flush_all), as the last step of these traces.
-    fn flush_traced(&mut self, channel: &ChannelName, steps: &[Arc<Span>]) {
+    fn flush_traced(&mut self, channel: &ChannelName, steps: &[Arc<Span>]) -> u64 {
         let writes = steps
             .iter()
             .filter_map(|step| Span::child(Some(step.context()), "socket write", Kind::Internal));
@@ -493,7 +547,7 @@ impl Audience {
         let bytes = |group: &EncodingGroup| group.pending.len() * group.live.len();
         let sockets: usize = self.groups.iter().map(live).sum();
         let bytes: usize = self.groups.iter().map(bytes).sum();
-        self.flush_all(channel);
+        let written = self.flush_all(channel);
         // These clients do not read fast enough. The rest of what they get is queued.
         let all = self.groups.iter().flat_map(|group| &group.live);
         let lagging = all.filter(|(_, member)| member.connection.lags()).count();
@@ -503,6 +557,7 @@ impl Audience {
             write.set("bytes", bytes);
             write.set("lagging", lagging);
         }
+        written
     }
 
     /// Moves all live members to a position from which the log goes on.
@@ -513,6 +568,7 @@ impl Audience {
         moved: PositionReason,
     ) {
         self.flush(channel);
+        self.awaited.clear();
         for EncodingGroup { format, live, .. } in &mut self.groups {
             for (_, Live { connection, joined }) in live {
                 if moved == PositionReason::Unknown {
@@ -572,8 +628,7 @@ impl Audience {
                 receiver.joined = None;
             }
             if receiver.tell(channel, position, moved) {
-                self.flush(channel);
-                self.go_live(member, receiver);
+                self.go_live_without_pending(channel, member, receiver);
             } else {
                 self.slots[member] = Slot::Attached(receiver);
             }
@@ -583,9 +638,8 @@ impl Audience {
     /// Members for which `is_due` is true begin now. They get nothing that is pending.
     fn wake(&mut self, channel: &ChannelName, is_due: impl Fn(&Position) -> bool) {
         for (member, receiver, ()) in self.waiting_for(|start| is_due(start).then_some(())) {
-            self.flush(channel);
             self.waiting -= 1;
-            self.go_live(member, receiver);
+            self.go_live_without_pending(channel, member, receiver);
         }
     }
 
@@ -597,13 +651,36 @@ impl Audience {
         picked.collect()
     }
 
-    fn go_live(&mut self, member: usize, receiver: Receiver) {
+    /// Lets a member begin that has everything which is pending, or must not get it.
+    fn go_live_without_pending(
+        &mut self,
+        channel: &ChannelName,
+        member: usize,
+        receiver: Receiver,
+    ) {
+        let group = self.group(receiver.format);
+        if self.groups[group].live.is_empty() {
+            // In this format, nothing is pending that others lack. From now on, something would be.
+            self.flush(channel);
+        }
+        let (group, key) = self.go_live(member, receiver);
+        let group = &mut self.groups[group];
+        if !group.pending.is_empty() {
+            group.late.push((key, group.pending.len()));
+        }
+    }
+
+    /// Lets a member begin. It is given what is pending.
+    fn go_live(&mut self, member: usize, receiver: Receiver) -> (usize, usize) {
         let group = self.group(receiver.format);
         let Receiver {
             connection, joined, ..
         } = receiver;
+        self.awaited
+            .extend(joined.filter(|joined| *joined > self.reached));
         let key = self.groups[group].live.insert(Live { connection, joined });
         self.slots[member] = Slot::Live(group, key);
+        (group, key)
     }
 
     /// The index of the encoding group for this format.
@@ -614,6 +691,7 @@ impl Audience {
                 format,
                 live: Slab::new(),
                 pending: Vec::new(),
+                late: Vec::new(),
                 exclusions: Vec::new(),
             });
             self.groups.len() - 1

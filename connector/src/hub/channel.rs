@@ -7,6 +7,7 @@ use super::arriving::Arriving;
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
+use super::pacing::{Flush, Pacing};
 use crate::suspects::Suspects;
 use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
@@ -37,6 +38,7 @@ struct State {
     follower: Follower,
     ring: Option<Ring>,
     audience: Audience,
+    pacing: Pacing,
     /// When the first publication of those that are pending was published, if that is measured.
     measured: Option<u64>,
     arriving: Arriving,
@@ -47,18 +49,37 @@ struct Members<'a> {
     channel: &'a Arc<LocalChannel>,
     ring: &'a mut Option<Ring>,
     audience: &'a mut Audience,
+    pacing: &'a mut Pacing,
     measured: &'a mut Option<u64>,
     arriving: &'a mut Arriving,
 }
 
 impl Members<'_> {
-    /// Orders a flush, or flushes at once, as far as that is needed. What was appended was published at this time.
-    fn flush_later(&mut self, appended: &Appended, published: Option<u64>) {
-        if appended.first && self.channel.flusher.add(self.channel.clone()) {
+    /// Orders a flush, or flushes at once, as far as that is needed. What was appended was published at this time. `is_news`: it
+    /// can wait.
+    fn order_flush(
+        &mut self,
+        appended: &Appended,
+        published: Option<u64>,
+        is_news: impl FnOnce() -> bool,
+    ) {
+        if !appended.pending {
+            return;
+        }
+        let channel = self.channel;
+        let is_measured = match self.pacing.appended(is_news) {
+            Some(Flush::Soon) => channel.flusher.add(channel.clone()),
+            Some(Flush::Later) => {
+                channel.flusher.add_later(channel.clone());
+                false
+            }
+            None => false,
+        };
+        if is_measured {
             *self.measured = published;
         }
         if appended.full {
-            self.channel.flush(self.audience, self.measured);
+            channel.flush(self.audience, self.pacing, self.measured);
         }
     }
 }
@@ -77,13 +98,17 @@ impl Deliver for Members<'_> {
         flusher.note_arrival();
         let position = publication.position.clone();
         let (is_deletion, time) = (publication.payload.is_deletion(), publication.time);
-        if own.is_some_and(|own| own.epoch != position.epoch) {
+        let goes_on = own.is_none_or(|own| own.epoch == position.epoch);
+        let can_wait = goes_on && !appended.awaited && !is_deletion;
+        if !goes_on {
             suspects.add(Place::Channel(name.clone()));
         }
+        self.order_flush(&appended, Some(time), || {
+            can_wait && !publication.payload.is_message()
+        });
         if let Some(ring) = &mut self.ring {
             ring.push(publication);
         }
-        self.flush_later(&appended, Some(time));
         self.audience.reached(name, &position);
         if is_deletion {
             self.audience.delete(name, position.offset);
@@ -97,7 +122,7 @@ impl Deliver for Members<'_> {
         let appended = self.audience.append_ephemeral(name, &ephemeral);
         self.audience.follow(step);
         flusher.note_arrival();
-        self.flush_later(&appended, None);
+        self.order_flush(&appended, None, || false);
     }
 
     fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
@@ -134,6 +159,7 @@ impl LocalChannel {
             follower: Follower::default(),
             ring: None,
             audience: Audience::new(metrics.clone()),
+            pacing: Pacing::default(),
             measured: None,
             arriving: Arriving::default(),
         };
@@ -189,6 +215,7 @@ impl LocalChannel {
             follower,
             ring,
             audience,
+            pacing,
             measured,
             arriving,
         } = &mut *state;
@@ -196,18 +223,26 @@ impl LocalChannel {
             channel: self,
             ring,
             audience,
+            pacing,
             measured,
             arriving,
         };
         call(follower, &mut members)
     }
 
-    /// Writes what is pending to the sockets.
-    fn flush(&self, audience: &mut Audience, measured: &mut Option<u64>) {
-        audience.flush(&self.name);
+    /// Writes what is pending to the sockets. Returns to how many.
+    fn flush(
+        &self,
+        audience: &mut Audience,
+        pacing: &mut Pacing,
+        measured: &mut Option<u64>,
+    ) -> u64 {
+        let writes = audience.flush(&self.name);
+        pacing.written();
         if let Some(published) = measured.take() {
             self.metrics.written(published);
         }
+        writes
     }
 
     /// Some of what arrives next belongs to traces that are kept.
@@ -324,9 +359,10 @@ impl LocalChannel {
             return false;
         };
         let member = (member, connection);
+        let waits = state.pacing.is_late();
         state
             .audience
-            .begin(&self.name, member, start, position, ring)
+            .begin(&self.name, member, start, (position, ring), waits)
     }
 
     /// Lets a member begin when the hub reaches `start`, where the log ended. `false`: the hub has passed `start`
@@ -351,11 +387,14 @@ impl LocalChannel {
 }
 
 impl Pending for LocalChannel {
-    fn flush(&self) {
+    fn flush(&self) -> u64 {
         let mut state = self.state.lock();
         let State {
-            audience, measured, ..
+            audience,
+            pacing,
+            measured,
+            ..
         } = &mut *state;
-        Self::flush(self, audience, measured);
+        Self::flush(self, audience, pacing, measured)
     }
 }

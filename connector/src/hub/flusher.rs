@@ -2,33 +2,36 @@
 //!
 //! The first publication since the last flush wakes the flusher. Before it writes, it yields to all other tasks that
 //! are ready, and again as long as that brings more publications. So they leave in one write, which costs the same
-//! whatever its size.
+//! whatever its size. Channels whose news can wait come later.
 
+use super::pacing::{NEWS_PAUSE, NewsShare};
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// The longest time for which the first pending publication waits for more.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// After this many flushes the flusher yields, so that other tasks do not wait for all channels.
-const CHANNELS_AT_ONCE: usize = 32;
-
+/// After this many writes the flusher yields, so that other tasks do not wait for all channels.
+const WRITES_AT_ONCE: u64 = 64;
 /// The age of one flush in so many is measured.
 const MEASURED: u64 = 8;
 
 /// A holder of bytes that wait for sockets.
 pub(super) trait Pending: Send + Sync {
-    /// Hands the bytes to the sockets.
-    fn flush(&self);
+    /// Hands the bytes to the sockets. Returns to how many.
+    fn flush(&self) -> u64;
 }
 
 #[derive(Default)]
 pub(super) struct Flusher {
     dirty: Mutex<Vec<Arc<dyn Pending>>>,
+    /// Channels with news, and the earliest time for their flush, in this order.
+    later: Mutex<VecDeque<(Instant, Arc<dyn Pending>)>>,
     wake: Notify,
     /// The number of publications that were appended, in all channels.
     arrivals: AtomicU64,
@@ -50,22 +53,78 @@ impl Flusher {
         number.is_multiple_of(MEASURED)
     }
 
+    /// Orders a flush after [`NEWS_PAUSE`], or later if there is much news.
+    pub(super) fn add_later(&self, channel: Arc<dyn Pending>) {
+        let mut later = self.later.lock();
+        later.push_back((Instant::now() + NEWS_PAUSE, channel));
+        if later.len() == 1 {
+            // So that it sets its clock.
+            self.wake.notify_one();
+        }
+    }
+
     /// A publication was appended in some channel.
     pub(super) fn note_arrival(&self) {
         self.arrivals.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Flushes in turn everything that is ready, and one channel whose news have waited long enough. So neither keeps the other back.
     pub(super) async fn run(self: Arc<Self>) {
+        let mut share = NewsShare::new();
         loop {
-            self.wake.notified().await;
+            self.until_due(&share).await;
             self.let_more_arrive().await;
-            let dirty = std::mem::take(&mut *self.dirty.lock());
-            for channels in dirty.chunks(CHANNELS_AT_ONCE) {
-                for channel in channels {
-                    channel.flush();
-                }
+            self.flush_ready().await;
+            if let Some(channel) = self.take_news(&share) {
+                let begun = Instant::now();
+                channel.flush();
+                share.spent(begun.elapsed());
+            }
+        }
+    }
+
+    /// Returns when there is something to flush.
+    async fn until_due(&self, share: &NewsShare) {
+        loop {
+            if !self.dirty.lock().is_empty() {
+                return;
+            }
+            match self.news_time(share) {
+                Some(time) if time <= Instant::now() => return,
+                Some(time) => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = sleep_until(time) => {}
+                },
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// When the next channel with news may be flushed. `None`: there is none.
+    fn news_time(&self, share: &NewsShare) -> Option<Instant> {
+        let later = self.later.lock();
+        later.front().map(|(due, _)| share.time(*due))
+    }
+
+    /// The next channel with news, if its time has come.
+    fn take_news(&self, share: &NewsShare) -> Option<Arc<dyn Pending>> {
+        let mut later = self.later.lock();
+        let (due, _) = later.front()?;
+        if share.time(*due) > Instant::now() {
+            return None;
+        }
+        later.pop_front().map(|(_, channel)| channel)
+    }
+
+    async fn flush_ready(&self) {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let mut writes = 0;
+        for channel in dirty {
+            if writes >= WRITES_AT_ONCE {
+                writes = 0;
                 yield_now().await;
             }
+            writes += channel.flush();
         }
     }
 
@@ -79,5 +138,91 @@ impl Flusher {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::let_run;
+    use std::sync::Weak;
+    use tokio::time::advance;
+    use tokio_util::task::AbortOnDropHandle;
+
+    /// Counts its flushes. A restless one has something new each time.
+    struct Channel {
+        restless: Option<(Arc<Flusher>, Weak<Self>)>,
+        flushes: AtomicU64,
+    }
+
+    impl Channel {
+        fn quiet() -> Arc<Self> {
+            Arc::new(Self {
+                restless: None,
+                flushes: AtomicU64::new(0),
+            })
+        }
+
+        fn restless(flusher: &Arc<Flusher>) -> Arc<Self> {
+            Arc::new_cyclic(|own| Self {
+                restless: Some((Arc::clone(flusher), own.clone())),
+                flushes: AtomicU64::new(0),
+            })
+        }
+
+        fn flushes(&self) -> u64 {
+            self.flushes.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Pending for Channel {
+        fn flush(&self) -> u64 {
+            if let Some((flusher, own)) = &self.restless
+                && let Some(own) = own.upgrade()
+            {
+                flusher.add(own);
+            }
+            self.flushes.fetch_add(1, Ordering::Relaxed);
+            1
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_messages_nor_news_keep_the_other_back() {
+        let flusher = Arc::<Flusher>::default();
+        let _running = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&flusher).run()));
+        let messages = Channel::restless(&flusher);
+        flusher.add(messages.clone());
+        let news: Vec<_> = (0..20).map(|_| Channel::quiet()).collect();
+        for channel in &news {
+            flusher.add_later(channel.clone());
+        }
+        let_run().await;
+        advance(NEWS_PAUSE).await;
+        let before = messages.flushes();
+        for _ in 0..10 {
+            let_run().await;
+        }
+        assert!(news.iter().all(|it| it.flushes() == 1));
+        assert!(messages.flushes() >= before + 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_tasks_run_between_the_writes_of_many_channels() {
+        struct Large(AtomicU64);
+        impl Pending for Large {
+            fn flush(&self) -> u64 {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                WRITES_AT_ONCE
+            }
+        }
+        let flusher = Arc::<Flusher>::default();
+        let large = Arc::new(Large(AtomicU64::new(0)));
+        for _ in 0..100 {
+            flusher.add(large.clone());
+        }
+        let _running = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&flusher).run()));
+        let_run().await;
+        assert!((1..100).contains(&large.0.load(Ordering::Relaxed)));
     }
 }

@@ -12,6 +12,7 @@ mod counters;
 mod flusher;
 mod member;
 mod newest;
+mod pacing;
 mod reader;
 #[cfg(test)]
 mod tests;

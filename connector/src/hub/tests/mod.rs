@@ -5,6 +5,7 @@ mod encodings;
 mod ephemerals;
 mod members;
 mod newest;
+mod news;
 mod order;
 mod random;
 mod resuming;

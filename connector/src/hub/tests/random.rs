@@ -4,7 +4,7 @@
 use super::{FORMATS, Guest, guest};
 use crate::testing::client::Client;
 use crate::testing::feed::{Read, Script, of_lifetime};
-use crate::testing::{at, channel, let_run, publication, soon};
+use crate::testing::{at, channel, joining, let_run, publication, soon};
 use channel_store::{
     Continuity, FeedConnection, FeedSink, LogPage, Position, Publication, ServerLifetime, Since,
 };
@@ -53,7 +53,17 @@ impl Server {
         self.log.len() as u64
     }
 
+    /// A message, or somebody's join.
     fn publish(&mut self) -> Position {
+        let publish = if fastrand::bool() {
+            publication
+        } else {
+            joining
+        };
+        self.publish_as(publish)
+    }
+
+    fn publish_as(&mut self, publish: fn(&str, u64) -> Publication) -> Position {
         let next = self.end() + 1;
         if self.epoch_of != self.lifetime {
             self.epoch_of = self.lifetime;
@@ -61,7 +71,7 @@ impl Server {
             self.epochs.push((at(&name, 0), next));
         }
         let epoch = self.epochs[self.epochs.len() - 1].0.epoch.clone();
-        let published = publication(epoch.as_str(), next);
+        let published = publish(epoch.as_str(), next);
         self.log.push(published.clone());
         let arriving = Arriving::Publication(self.connection.clone(), published.clone());
         self.on_the_way.push_back(arriving);
@@ -216,7 +226,10 @@ impl History {
     async fn join(&mut self) {
         let format = FORMATS[fastrand::usize(..FORMATS.len())];
         let guest = Arc::new(guest(&self.script.hub, format).await);
-        let position = self.server.publish();
+        let position = self.server.publish_as(joining);
+        if fastrand::bool() {
+            guest.member.has_joined_at(&position);
+        }
         let start = at(position.epoch.as_str(), position.offset - 1);
         let begins = tokio::spawn({
             let guest = Arc::clone(&guest);
