@@ -825,6 +825,37 @@ async fn expiries_are_not_renewed_with_each_publication() {
 }
 
 #[tokio::test]
+async fn expiries_are_not_renewed_with_each_join_but_all_keys_that_a_join_creates_have_one() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let all_expire = |subject: &mut Subject| {
+        for key in subject.server().keys() {
+            let expires = subject.server().number(&format!("TTL {key}")) > 0;
+            assert!(expires || key == "gc:schema", "{key}");
+        }
+    };
+    // Its expiries are young whenever a join comes.
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    all_expire(&mut subject);
+    subject.leave_fenced("4", "u", session("s", 2), true).await;
+    subject.join("4", "u", session("t", 3)).await.unwrap();
+    all_expire(&mut subject);
+    subject.join_with("4", "w", session("w", 4), "{}").await;
+    all_expire(&mut subject);
+    subject.join("4", "d", Membership::Detached).await.unwrap();
+    all_expire(&mut subject);
+
+    subject.server().say("PERSIST gc:{4}:s");
+    subject.join("4", "x", session("x", 5)).await.unwrap();
+    assert_eq!(subject.server().say("TTL gc:{4}:s"), Value::Integer(-1));
+    // A session of a user who is there already publishes nothing.
+    subject.server().say("HSET gc:{4}:m x 1");
+    subject.join("4", "x", session("y", 6)).await.unwrap();
+    all_expire(&mut subject);
+}
+
+#[tokio::test]
 async fn a_touch_renews_all_keys_of_a_channel_with_the_lives_that_chat_gave_them() {
     let options = StoreOptions {
         log_life: Duration::from_secs(1_000),

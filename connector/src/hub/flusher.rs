@@ -198,6 +198,7 @@ mod tests {
             flusher.add_later(channel.clone());
         }
         let_run().await;
+        assert!(news.iter().all(|it| it.flushes() == 0));
         advance(NEWS_PAUSE).await;
         let before = messages.flushes();
         for _ in 0..10 {

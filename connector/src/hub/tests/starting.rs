@@ -90,6 +90,17 @@ async fn two_joiners_of_a_new_format_get_each_unwritten_publication_once() {
     present.is_given(5..=8).await;
     one.is_given(5..=8).await;
     two.is_given(7..=8).await;
+    // The same in the other order.
+    let (script, mut present, mut two) = coming(PAIRS[1]).await;
+    let mut one = guest(&script.hub, WireFormat::POMELO).await;
+    for offset in 5..=7 {
+        script.publish(publication("a", offset));
+    }
+    two.member.begin(at("a", 6));
+    one.begins(at("a", 4)).await;
+    present.is_given(5..=7).await;
+    one.is_given(5..=7).await;
+    two.is_given([7]).await;
 }
 
 #[tokio::test(start_paused = true)]
