@@ -228,8 +228,7 @@ async fn processes_with_other_rules_are_found_and_stay_ready() {
     assert_eq!(ready.expect("it answers").status, 200);
     // Chats are asked again and again, and the difference is told once for each of them.
     let probed = async || {
-        let metrics = http::get(system.chats[0].admin(), "/metrics").await;
-        let metrics = metrics.expect("metrics").body;
+        let metrics = system.chats[0].metrics().await;
         let mut lines = metrics.lines();
         let count = lines.find_map(|line| {
             let is_its = line.starts_with("chat_calls_total{") && line.contains("/Probe\"");

@@ -21,7 +21,7 @@ pub(crate) const END: Duration = Duration::from_secs(30);
 /// The number of connections that a connector says it has. `None`: it does not answer any more.
 async fn connections(admin: SocketAddr) -> Option<u64> {
     let metrics = http::get(admin, "/metrics").await?;
-    sum_of(&metrics.body, CONNECTIONS)
+    Some(sum_of(&metrics.body, CONNECTIONS).expect("a connector counts its connections"))
 }
 
 /// Looks at the connections of a connector until it has none, or does not answer. Returns what was seen, and when.

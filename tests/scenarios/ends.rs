@@ -265,8 +265,7 @@ async fn a_compressed_body_reaches_everybody_decompressed_or_is_refused() {
 }
 
 async fn closed(system: &System, reason: &str, protocol: &str) -> u64 {
-    let metrics = http::get(system.connectors[0].admin(), "/metrics").await;
-    let text = metrics.expect("metrics").body;
+    let text = system.connectors[0].metrics().await;
     let line = text.lines().find(|line| {
         line.starts_with("connector_connections_closed_total{")
             && line.contains(&format!("reason=\"{reason}\""))

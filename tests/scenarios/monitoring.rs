@@ -323,10 +323,7 @@ async fn a_redis_near_its_budget_is_named_in_the_log_and_where_readiness_is_told
         line.starts_with("redis: ok, but ") && line.contains("of its memory budget"),
         "{line}"
     );
-    let metrics = http::get(chat.admin(), "/metrics")
-        .await
-        .expect("metrics")
-        .body;
+    let metrics = chat.metrics().await;
     let budget = format!(
         "redis_memory_budget_bytes{{server=\"{}\"}} {}",
         redis.address(),

@@ -15,11 +15,6 @@ use testkit::{SOON, binaries, http, wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-async fn metrics(admin: SocketAddr) -> String {
-    let answer = http::get(admin, "/metrics").await;
-    answer.expect("metrics are served").body
-}
-
 /// What `promtool check metrics` complains about.
 fn complaints(metrics: &str) -> String {
     use std::io::Write;
@@ -103,12 +98,11 @@ async fn metrics_are_complete_before_anything_happens_and_documented() {
     let connector = Connector::start("c1", &[&chat], &redis, &[]).await;
     let standalone = Standalone::start().await;
     let documented = documented();
-    for (who, admin) in [
-        ("chat", chat.admin()),
-        ("connector", connector.admin()),
-        ("standalone", standalone.admin()),
+    for (who, text) in [
+        ("chat", chat.metrics().await),
+        ("connector", connector.metrics().await),
+        ("standalone", standalone.metrics().await),
     ] {
-        let text = metrics(admin).await;
         assert_eq!(
             complaints(&text),
             "",
@@ -266,7 +260,7 @@ async fn a_connector_that_stops_cleanly_is_not_declared_dead() {
     wait::eventually("both chats have seen it", SOON, async || {
         let mut seen = 0;
         for chat in &system.chats {
-            let text = metrics(chat.admin()).await;
+            let text = chat.metrics().await;
             assert!(text.contains("chat_connectors_dead_total 0"), "{text}");
             seen += usize::from(text.contains("chat_connectors_handed_over_total 1"));
         }

@@ -12,7 +12,7 @@ use testkit::service::{Connector, Standalone};
 use testkit::socket_io;
 use testkit::system::{Plan, System};
 use testkit::tls::{Authority, text};
-use testkit::{SOON, http, pace, wait, workspace};
+use testkit::{SOON, pace, wait, workspace};
 
 const MOVE: &str = "game.handler.move";
 
@@ -111,8 +111,7 @@ async fn answers_clients_of_every_protocol(language: Language) {
     });
     assert_eq!(reply.await.expect("a reply")["body"], moved(3));
 
-    let metrics = http::get(connector.admin(), "/metrics").await;
-    let metrics = metrics.expect("they are served").body;
+    let metrics = connector.metrics().await;
     for line in [
         r#"connector_handler_requests_total{outcome="answered"} 5"#,
         r#"connector_handler_requests_total{outcome="failed"} 2"#,

@@ -108,12 +108,12 @@ impl Flusher {
 
     /// The next channel with news, if its time has come.
     fn take_news(&self, share: &NewsShare) -> Option<Arc<dyn Pending>> {
-        let mut later = self.later.lock();
-        let (due, _) = later.front()?;
-        if share.time(*due) > Instant::now() {
+        let time = self.news_time(share)?;
+        if time > Instant::now() {
             return None;
         }
-        later.pop_front().map(|(_, channel)| channel)
+        let (_, channel) = self.later.lock().pop_front()?;
+        Some(channel)
     }
 
     async fn flush_ready(&self) {

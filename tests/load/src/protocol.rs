@@ -62,11 +62,6 @@ impl Protocol {
         }
     }
 
-    /// A further header of the upgrade request, if there is one.
-    pub(crate) fn header(self, user: u32) -> Option<String> {
-        (self == Self::Centrifugo).then(|| format!("X-User: u{user}\r\n\r\n"))
-    }
-
     /// True if a client is a member as soon as its login is answered. Otherwise it is one when it gets its own join.
     pub(crate) fn answer_is_entry(self) -> bool {
         self == Self::Centrifugo

@@ -399,12 +399,8 @@ impl Swarm {
                                 sender.returned += 1;
                             }
                         }
-                        Received::Answer(LOGIN, true) => {
-                            if protocol.answer_is_entry() {
-                                member.online = true;
-                                *online += 1;
-                            }
-                        }
+                        // The client's own `onJoin` follows, or it was the answer that let it in.
+                        Received::Answer(LOGIN, true) => {}
                         // The outcome was unknown, or too many came at once. Real clients try again, too.
                         Received::Answer(LOGIN, false) => {
                             *retried += 1;
@@ -422,10 +418,6 @@ impl Swarm {
                             if protocol != Protocol::Floor || member.online || user == member.user {
                                 member.order.joined(user);
                             }
-                            if user == member.user && !protocol.answer_is_entry() {
-                                member.online = true;
-                                *online += 1;
-                            }
                         }
                         Received::Left => *pushes += 1,
                         Received::Greeting => {
@@ -434,6 +426,17 @@ impl Swarm {
                         }
                         Received::Heartbeat => protocol.pong(out),
                         Received::Kicked(_) | Received::Other => {}
+                    }
+                    let enters = match received {
+                        Received::Answer(LOGIN, true) => protocol.answer_is_entry(),
+                        Received::Joined(user) => {
+                            user == member.user && !protocol.answer_is_entry()
+                        }
+                        _ => false,
+                    };
+                    if enters {
+                        member.online = true;
+                        *online += 1;
                     }
                     receive(member, received, now, out);
                 }),
@@ -463,10 +466,6 @@ impl Swarm {
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
             it.out = upgrade_request(server, &path, KEY).into_bytes();
-            if let Some(header) = protocol.header(it.member.user) {
-                it.out.truncate(it.out.len() - 2);
-                it.out.extend_from_slice(header.as_bytes());
-            }
             if layout.deflate {
                 it.out.truncate(it.out.len() - 2);
                 it.out.extend_from_slice(wire::OFFER);

@@ -1,6 +1,6 @@
 //! What is not in the log: given at its place, to those who are there and keep up, and to nobody else.
 
-use super::{FORMATS, guest, guest_at, room};
+use super::{FORMATS, guest, guest_at, joiner, room};
 use crate::testing::feed::page;
 use crate::testing::{at, ephemeral, let_run, publication, sized};
 use channel_store::{Continuity, Ephemeral, LogPage, Payload, Route, SessionId, User, UserId};
@@ -59,9 +59,7 @@ async fn one_of_another_epoch_is_given_only_if_the_log_leads_there() {
 #[tokio::test(start_paused = true)]
 async fn a_member_gets_none_that_was_published_before_its_own_join() {
     let (mut script, mut present) = room().await;
-    let mut joins = guest(&script.hub, WireFormat::JSON).await;
-    joins.member.has_joined_at(&at("a", 5));
-    joins.begins(at("a", 4)).await;
+    let mut joins = joiner(&script.hub, 5).await;
     // Without an own onJoin, everything counts that arrives after the beginning.
     let mut second_session = guest_at(&script.hub, WireFormat::JSON, at("a", 4)).await;
     // All in one flush.
@@ -77,9 +75,7 @@ async fn a_member_gets_none_that_was_published_before_its_own_join() {
 #[tokio::test(start_paused = true)]
 async fn a_log_that_begins_again_lifts_the_bound_of_an_own_join() {
     let (mut script, _present) = room().await;
-    let mut joins = guest(&script.hub, WireFormat::JSON).await;
-    joins.member.has_joined_at(&at("a", 5));
-    joins.begins(at("a", 4)).await;
+    let mut joins = joiner(&script.hub, 5).await;
     script.publish(publication("b", 2));
     let lost = LogPage {
         continuity: Continuity::Unknown,

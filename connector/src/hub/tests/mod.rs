@@ -53,6 +53,14 @@ async fn guest_at(hub: &Arc<Hub>, format: WireFormat, start: Position) -> Guest 
     guest
 }
 
+/// A JSON member whose own `onJoin` is at this offset. It begins right before that.
+async fn joiner(hub: &Arc<Hub>, own: u64) -> Guest {
+    let joiner = guest(hub, WireFormat::JSON).await;
+    joiner.member.has_joined_at(&at("a", own));
+    joiner.begins(at("a", own - 1)).await;
+    joiner
+}
+
 /// A live channel at ("a", 4) over connection 1, with one JSON member.
 async fn room() -> (Script, Guest) {
     let mut script = Script::new();

@@ -1,6 +1,6 @@
 //! Joins and leaves that come one after another leave in few writes, and nobody waits for a message or for its own join.
 
-use super::{FORMATS, Guest, guest, guest_at, room};
+use super::{FORMATS, Guest, guest, guest_at, joiner, room};
 use crate::hub::pacing::NEWS_PAUSE;
 use crate::testing::feed::{Script, page};
 use crate::testing::{at, deletion, ephemeral, joining, let_run, publication};
@@ -109,16 +109,12 @@ async fn a_joiner_gets_its_own_join_at_once_and_what_waits_for_others_only_once(
 async fn a_joiner_whose_answer_came_before_its_own_join_gets_that_at_once() {
     let (script, mut present) = busy_room().await;
     script.publish(joining("a", 6));
-    let mut joiner = guest(&script.hub, WireFormat::JSON).await;
-    joiner.member.has_joined_at(&at("a", 7));
-    joiner.begins(at("a", 6)).await;
+    let mut comes = joiner(&script.hub, 7).await;
     script.publish(joining("a", 7));
-    at_once(&mut joiner, [7]).await;
+    at_once(&mut comes, [7]).await;
     at_once(&mut present, [6, 7]).await;
     // The same for one that is ahead of the hub.
-    let mut ahead = guest(&script.hub, WireFormat::JSON).await;
-    ahead.member.has_joined_at(&at("a", 9));
-    ahead.begins(at("a", 8)).await;
+    let mut ahead = joiner(&script.hub, 9).await;
     script.publish(joining("a", 8));
     script.publish(joining("a", 9));
     at_once(&mut ahead, [9]).await;
@@ -153,9 +149,7 @@ async fn an_epoch_begins_without_delay() {
 async fn a_member_that_came_late_and_must_not_get_something_gets_the_rest() {
     let (script, mut present) = busy_room().await;
     script.publish(joining("a", 6));
-    let mut joiner = guest(&script.hub, WireFormat::JSON).await;
-    joiner.member.has_joined_at(&at("a", 7));
-    joiner.begins(at("a", 6)).await;
+    let mut joiner = joiner(&script.hub, 7).await;
     // It was published before the join, and so it is not for the joiner.
     script.bring(ephemeral("a", 6));
     script.publish(joining("a", 7));
