@@ -397,4 +397,9 @@ impl Pending for LocalChannel {
         } = &mut *state;
         Self::flush(self, audience, pacing, measured)
     }
+
+    fn flush_news(&self) {
+        self.state.lock().pacing.later_comes();
+        Pending::flush(self);
+    }
 }

@@ -25,6 +25,9 @@ const MEASURED: u64 = 8;
 pub(super) trait Pending: Send + Sync {
     /// Hands the bytes to the sockets. Returns to how many.
     fn flush(&self) -> u64;
+
+    /// Does the same, as the flush that was ordered with [`Flusher::add_later`]. Before it, no other one must be ordered.
+    fn flush_news(&self);
 }
 
 #[derive(Default)]
@@ -53,7 +56,7 @@ impl Flusher {
         number.is_multiple_of(MEASURED)
     }
 
-    /// Orders a flush after [`NEWS_PAUSE`], or later if there is much news.
+    /// Orders a flush after [`NEWS_PAUSE`], or later if there is much news. Each channel may stand here once.
     pub(super) fn add_later(&self, channel: Arc<dyn Pending>) {
         let mut later = self.later.lock();
         later.push_back((Instant::now() + NEWS_PAUSE, channel));
@@ -77,7 +80,7 @@ impl Flusher {
             self.flush_ready().await;
             if let Some(channel) = self.take_news(&share) {
                 let begun = Instant::now();
-                channel.flush();
+                channel.flush_news();
                 share.spent(begun.elapsed());
             }
         }
@@ -185,6 +188,10 @@ mod tests {
             self.flushes.fetch_add(1, Ordering::Relaxed);
             1
         }
+
+        fn flush_news(&self) {
+            self.flush();
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -215,6 +222,10 @@ mod tests {
             fn flush(&self) -> u64 {
                 self.0.fetch_add(1, Ordering::Relaxed);
                 WRITES_AT_ONCE
+            }
+
+            fn flush_news(&self) {
+                self.flush();
             }
         }
         let flusher = Arc::<Flusher>::default();

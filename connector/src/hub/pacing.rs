@@ -5,6 +5,7 @@
 //! joins and leaves are pending, they leave at most once in [`NEWS_PAUSE`]; a message takes them along. When very many clients come or
 //! go, that would still be most of the work, so news take a share of the time at most.
 
+use std::mem;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,8 +33,9 @@ pub(super) struct Pacing {
     has_news: bool,
     /// When joins or leaves were written last.
     news_written: Option<Instant>,
-    /// Until then a later flush is ordered. It comes even if what it was ordered for has left with a message.
-    later_until: Option<Instant>,
+    /// A later flush is ordered and has not come. It comes even if what it was ordered for has left with a message. So a channel
+    /// stands only once among those that wait.
+    has_later: bool,
 }
 
 impl Pacing {
@@ -54,14 +56,13 @@ impl Pacing {
             return None;
         }
         self.ordered = Some(wanted);
-        if wanted == Flush::Later {
-            let now = Instant::now();
-            if self.later_until.is_some_and(|until| until > now) {
-                return None;
-            }
-            self.later_until = Some(now + NEWS_PAUSE);
-        }
-        Some(wanted)
+        let is_on_its_way = wanted == Flush::Later && mem::replace(&mut self.has_later, true);
+        (!is_on_its_way).then_some(wanted)
+    }
+
+    /// The later flush comes now.
+    pub(super) fn later_comes(&mut self) {
+        self.has_later = false;
     }
 
     fn was_just_written(&self) -> bool {
@@ -78,7 +79,7 @@ impl Pacing {
     /// Everything that was pending is written.
     pub(super) fn written(&mut self) {
         self.ordered = None;
-        if std::mem::take(&mut self.has_news) {
+        if mem::take(&mut self.has_news) {
             self.news_written = Some(Instant::now());
         }
     }
@@ -128,6 +129,7 @@ mod tests {
             assert_eq!(pacing.appended(NEWS), Some(Flush::Later));
             assert!(pacing.is_late());
             assert_eq!(pacing.appended(NEWS), None);
+            pacing.later_comes();
             pacing.written();
             advance(NEWS_PAUSE).await;
         }
@@ -159,6 +161,16 @@ mod tests {
         // The later flush that was ordered first is still to come.
         assert_eq!(pacing.appended(NEWS), None);
         assert!(pacing.is_late());
+        assert_eq!(pacing.appended(MESSAGE), Some(Flush::Soon));
+        pacing.written();
+        // However late it comes, no other one is ordered.
+        advance(10 * NEWS_PAUSE).await;
+        assert_eq!(pacing.appended(NEWS), Some(Flush::Soon));
+        pacing.written();
+        assert_eq!(pacing.appended(NEWS), None);
+        pacing.later_comes();
+        pacing.written();
+        assert_eq!(pacing.appended(NEWS), Some(Flush::Later));
         assert_eq!(pacing.appended(MESSAGE), Some(Flush::Soon));
         pacing.written();
         // Messages alone let nothing wait.

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::{self, JoinHandle};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
@@ -11,13 +13,17 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::Service;
 
-/// Keeps the service up. When it is dropped, its sockets are closed at once.
-pub(crate) struct Process(Option<Runtime>);
+/// Keeps the service up. When it is dropped, its sockets are closed before anything else happens.
+pub(crate) struct Process {
+    end: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        self.end.cancel();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
         }
     }
 }
@@ -33,21 +39,25 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let end = CancellationToken::new();
+    let ended = end.clone();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let listener = listener.into_std().unwrap();
-    runtime.spawn(async move {
-        let listener = TcpListener::from_std(listener).unwrap();
-        let serving = Server::builder().add_service(service);
-        serving
-            .serve_with_incoming(TcpIncoming::from(listener))
-            .await
-            .unwrap();
+    // The thread owns the runtime, so everything in it is gone when the thread has ended.
+    let thread = thread::spawn(move || {
+        runtime.block_on(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let serving = Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpIncoming::from(listener));
+            let outcome = ended.run_until_cancelled(serving).await;
+            outcome.transpose().unwrap();
+        });
     });
-    Process(Some(runtime))
+    Process {
+        end,
+        thread: Some(thread),
+    }
 }
 
 /// Listens at a free port of `127.0.0.x`. Each group of tests has an address of its own. Otherwise a connection of another one could
