@@ -261,7 +261,8 @@ impl Chat {
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
-            let asked = in_step(method, timeout_at(until, ask(&endpoint)));
+            // Boxed, because it is large, and each of the futures around it would keep room for it twice.
+            let asked = in_step(method, Box::pin(timeout_at(until, ask(&endpoint))));
             match attempt(method, asked).await {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // An earlier attempt may have been done, or may still be done, although this one is refused.

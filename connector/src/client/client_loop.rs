@@ -73,13 +73,23 @@ impl ClientLoop {
 
     /// Serves the client until its connection is over. When this returns, the leaves of its session are under way.
     /// `first` was read from the socket before.
-    pub(crate) async fn serve(mut self: Box<Self>, first: Vec<u8>) {
-        // Boxed like the requests below, so that the task of an idle connection stays small.
-        Box::pin(self.begin(first)).await;
-        let reason = self.run().await;
-        let session = self.socket.connection.session();
-        tracing::debug!(session, %reason, "connection over");
-        Box::pin(self.end()).await;
+    pub(crate) fn serve(
+        mut self: Box<Self>,
+        first: Vec<u8>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        // Boxed like the requests below, so that the task of an idle connection stays small. It is made here, because a future
+        // keeps room for its arguments as long as it lives.
+        let begun = Box::pin(async move {
+            self.begin(first).await;
+            self
+        });
+        async move {
+            let mut this = begun.await;
+            let reason = this.run().await;
+            let session = this.socket.connection.session();
+            tracing::debug!(session, %reason, "connection over");
+            Box::pin(this.end()).await;
+        }
     }
 
     async fn begin(&mut self, mut first: Vec<u8>) {
@@ -122,15 +132,14 @@ impl ClientLoop {
         let mut alarm = pin!(sleep_until(self.socket.clock.next()));
         loop {
             let alarm_version = self.socket.clock.alarm_version;
-            let mut batch = Batch::default();
             tokio::select! {
                 biased;
                 reason = connection.closed_or(|| self.handlers.is_commanded()) => match reason {
                     Some(reason) => return reason,
                     // A batch without requests: only what back ends want is carried out.
-                    None => Box::pin(self.carry_out(batch)).await,
+                    None => Box::pin(self.carry_out(Batch::default())).await,
                 },
-                () = poll_fn(|context| self.socket.poll_read(context, &mut batch)) => {
+                batch = poll_fn(|context| self.socket.poll_read(context)) => {
                     if batch.is_empty() {
                         self.handlers.heard(batch.beside, Instant::now());
                     } else {
@@ -227,13 +236,12 @@ impl SocketSide {
             let alarm_version = self.clock.alarm_version;
             let is_time_to_read = Instant::now() >= read_from;
             let is_reading = is_time_to_read && backlog.has_room();
-            let mut batch = Batch::default();
             tokio::select! {
                 biased;
                 () = &mut handling => return,
                 // The request is not given up: it has a time-out of its own, and must not take effect in part.
                 _ = connection.closed() => return handling.await,
-                () = poll_fn(|context| self.poll_read(context, &mut batch)), if is_reading => {
+                batch = poll_fn(|context| self.poll_read(context)), if is_reading => {
                     backlog.push(batch);
                     self.charge(backlog.bytes);
                 }
@@ -257,8 +265,9 @@ impl SocketSide {
     }
 
     /// Reads what has arrived.
-    fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
-        let read = ready!(self.hear(batch, |inlet, heard| {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Batch> {
+        let mut batch = Batch::default();
+        let read = ready!(self.hear(&mut batch, |inlet, heard| {
             let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
             if let Read::Some { fed, .. } = &read {
                 heard.end = heard.end.or(fed.err().map(Disconnect::from));
@@ -282,7 +291,7 @@ impl SocketSide {
             Ok(Read::End) => batch.end = Some(End::Gone),
             Err(_) => self.connection.abort(),
         }
-        Poll::Ready(())
+        Poll::Ready(batch)
     }
 
     /// Runs one read and decodes what it brings. The protocol's own answers, such as pongs, are sent at once, and signs
@@ -480,9 +489,11 @@ mod tests {
             (b"\x01\0\0\x02{}".to_vec(), 0),
         ] {
             let (mut socket, _client) = socket().await;
-            let mut batch = Batch::default();
-            while !batch.inputs.contains(&Input::Ready) {
-                soon(poll_fn(|context| socket.poll_read(context, &mut batch))).await;
+            loop {
+                let batch = soon(poll_fn(|context| socket.poll_read(context))).await;
+                if batch.inputs.contains(&Input::Ready) {
+                    break;
+                }
             }
             let mut batch = Batch::default();
             socket.hear(&mut batch, |_, heard| heard.event(Event::Message(&message)));
@@ -532,8 +543,7 @@ mod tests {
     /// Reads until part of a package is there.
     async fn until_unfinished(socket: &mut SocketSide) {
         while socket.inlet.held() == 0 {
-            let mut batch = Batch::default();
-            soon(poll_fn(|context| socket.poll_read(context, &mut batch))).await;
+            soon(poll_fn(|context| socket.poll_read(context))).await;
         }
     }
 

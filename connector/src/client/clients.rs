@@ -110,7 +110,6 @@ impl Clients {
         if let Some(peer) = peer {
             connection.comes_from(peer.address);
         }
-        let life = Life::begin(Arc::clone(&connection), peer);
         let services = Arc::clone(&self.services);
         let client = ClientLoop::new(
             Arc::clone(&connection),
@@ -126,12 +125,14 @@ impl Clients {
             key,
             connection,
             end: Some(end),
-            _life: life,
+            life: Life::begin(peer),
             _pass: pass,
         };
+        let serving = client.serve(first);
         loops.spawn(async move {
-            let _served = served;
-            client.serve(first).await;
+            serving.await;
+            // Not before, whatever happens. A variable of its own would take its place twice.
+            drop(served);
         });
     }
 
@@ -169,7 +170,7 @@ struct Served<E: FnOnce()> {
     key: usize,
     connection: Arc<Connection>,
     end: Option<E>,
-    _life: Life,
+    life: Life,
     _pass: Option<Arc<Pass>>,
 }
 
@@ -183,6 +184,7 @@ impl<E: FnOnce()> Drop for Served<E> {
         let removed = self.clients.connections.lock().try_remove(self.key);
         drop(removed);
         self.connection.leave_count();
+        self.life.end(&self.connection);
         self.clients.services.commands.process().closed();
     }
 }

@@ -4,7 +4,6 @@ use crate::metering::CLOSED;
 use crate::transport::Connection;
 use crate::transport::peer::Peer;
 use metrics::counter;
-use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Carrier, Disconnect, Protocol, WireFormat};
 
@@ -17,34 +16,32 @@ fn protocol(format: WireFormat) -> &'static str {
     }
 }
 
-/// The life of one connection. When this is dropped, the end is counted and logged, however the connection's task
-/// ended.
+/// The life of one connection, from its begin on.
 pub(crate) struct Life {
-    connection: Arc<Connection>,
-    peer: Option<Peer>,
+    /// The port of the client, if it is known. The connection knows its address.
+    port: Option<u16>,
     begun: Instant,
 }
 
 impl Life {
     /// Begins now. `peer` is where the client is, if that is known.
-    pub(crate) fn begin(connection: Arc<Connection>, peer: Option<Peer>) -> Self {
+    pub(crate) fn begin(peer: Option<Peer>) -> Self {
         Self {
-            connection,
-            peer,
+            port: peer.and_then(|it| it.port),
             begun: Instant::now(),
         }
     }
-}
 
-impl Drop for Life {
-    fn drop(&mut self) {
-        let reason = self.connection.closing().unwrap_or(Disconnect::CLOSED);
-        let (reason, protocol) = (reason.label(), protocol(self.connection.format()));
+    /// Counts and logs the end. To be called once, however the connection's task ended.
+    pub(crate) fn end(&self, connection: &Connection) {
+        let reason = connection.closing().unwrap_or(Disconnect::CLOSED);
+        let (reason, protocol) = (reason.label(), protocol(connection.format()));
         counter!(CLOSED, "reason" => reason, "protocol" => protocol).increment(1);
-        let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let port = self.port;
+        let peer = connection.peer().map(|address| Peer { address, port });
+        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         let seconds = self.begun.elapsed().as_secs();
-        let (Some(session), Some(user)) = (self.connection.session(), self.connection.user())
-        else {
+        let (Some(session), Some(user)) = (connection.session(), connection.user()) else {
             tracing::debug!(peer, protocol, reason, seconds, "connection closed");
             return;
         };

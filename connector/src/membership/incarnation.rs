@@ -283,7 +283,8 @@ pub(crate) struct IndexGuard {
 
 impl IndexGuard {
     /// Counts the session. The entries may have to be written yet.
-    pub(super) fn begin(lease: Arc<HeldLease>, places: Vec<Place>) -> Self {
+    pub(super) fn begin(lease: Arc<HeldLease>, mut places: Vec<Place>) -> Self {
+        places.shrink_to_fit();
         {
             let mut index = lease.index.lock();
             for place in &places {

@@ -12,7 +12,7 @@
 //! it.
 
 use super::incarnation::IndexGuard;
-use super::registration::{Known, LoginState, Registration, Shown};
+use super::registration::{Known, LoginState, Registration, Sessions, Shown};
 use super::session_commands::SessionCommands;
 use crate::transport::{Connection, close_paced};
 use channel_store::{
@@ -23,10 +23,9 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use proto::time::now;
 use runtime::backoff::pause;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -148,8 +147,8 @@ impl Logins {
     #[cfg(test)]
     pub(crate) fn of(&self, user: &UserId) -> Vec<Arc<Registration>> {
         let known = self.known.lock();
-        let sessions = known.get(user).into_iter().flat_map(BTreeMap::values);
-        sessions.filter_map(Weak::upgrade).collect()
+        let sessions = known.get(user).into_iter().flat_map(Sessions::all);
+        sessions.filter_map(|(_, it)| it.upgrade()).collect()
     }
 
     /// Announces the policy once.
@@ -168,8 +167,8 @@ impl Logins {
     pub(crate) async fn close_all_of(&self, incarnation: &Incarnation) {
         let sessions: Vec<_> = {
             let known = self.known.lock();
-            let sessions = known.values().flat_map(BTreeMap::values);
-            sessions.filter_map(Weak::upgrade).collect()
+            let sessions = known.values().flat_map(Sessions::all);
+            sessions.filter_map(|(_, it)| it.upgrade()).collect()
         };
         let own = sessions
             .iter()
@@ -196,7 +195,8 @@ impl Logins {
             connection: Arc::downgrade(connection),
             guard: Arc::clone(guard),
             since: now(),
-            memberships: Mutex::default(),
+            // Most sessions are in one channel.
+            memberships: Mutex::new(Vec::with_capacity(1)),
             state: Mutex::new(LoginState {
                 token,
                 info,

@@ -44,7 +44,7 @@ impl Logins {
         let (entries, restrictions) = (&look.entries, &look.restrictions);
         let sessions = self.known.lock().get(user).cloned().unwrap_or_default();
         let policy = *self.in_force.lock();
-        for (session, registration) in &sessions {
+        for (session, registration) in sessions.all() {
             let Some(registration) = registration.upgrade() else {
                 continue;
             };
@@ -94,7 +94,7 @@ impl Logins {
             }
         }
         let own = entries.iter().filter(|it| it.incarnation == *incarnation);
-        let over = own.filter(|entry| !sessions.contains_key(&entry.session));
+        let over = own.filter(|entry| !sessions.contains(&entry.session));
         let over = over.map(|entry| (user.clone(), entry.session.clone()));
         findings.over.extend(over);
     }

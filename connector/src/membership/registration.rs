@@ -17,7 +17,51 @@ use tokio::sync::Notify;
 use wire::Disconnect;
 
 /// The logins of some users.
-type Users = BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>;
+type Users = BTreeMap<UserId, Sessions>;
+
+/// The logins of one user, in the order of their sessions. A vector, because nearly every user has one session: a node of a map
+/// has room for eleven.
+#[derive(Clone, Default)]
+pub(super) struct Sessions(Vec<(SessionId, Weak<Registration>)>);
+
+impl Sessions {
+    fn place(&self, session: &SessionId) -> Result<usize, usize> {
+        self.0.binary_search_by(|(it, _)| it.cmp(session))
+    }
+
+    pub(super) fn insert(&mut self, session: SessionId, registration: Weak<Registration>) {
+        if self.0.is_empty() {
+            self.0.reserve_exact(1);
+        }
+        match self.place(&session) {
+            Ok(place) => self.0[place].1 = registration,
+            Err(place) => self.0.insert(place, (session, registration)),
+        }
+    }
+
+    fn remove(&mut self, session: &SessionId) {
+        if let Ok(place) = self.place(session) {
+            self.0.remove(place);
+        }
+    }
+
+    pub(super) fn contains(&self, session: &SessionId) -> bool {
+        self.place(session).is_ok()
+    }
+
+    pub(super) fn all(&self) -> &[(SessionId, Weak<Registration>)] {
+        &self.0
+    }
+
+    /// Those after this session; `None`: all of them.
+    pub(super) fn after(&self, session: Option<&SessionId>) -> &[(SessionId, Weak<Registration>)] {
+        let first = session.map_or(0, |it| match self.place(it) {
+            Ok(place) => place + 1,
+            Err(place) => place,
+        });
+        &self.0[first..]
+    }
+}
 
 /// All logins, from before they are sent until they are closed.
 #[derive(Default)]
@@ -106,7 +150,7 @@ pub(super) struct LoginState {
     /// The token that was accepted last, if clients must show one.
     pub(super) token: Option<ShownToken>,
     /// A newer one, while the store is asked whether it is forbidden.
-    pub(super) next_token: Option<ShownToken>,
+    pub(super) next_token: Option<Box<ShownToken>>,
     /// What everybody in the session's channels may know of the user, as its last token says.
     pub(super) info: Option<UserInfo>,
 }
@@ -288,7 +332,7 @@ impl Drop for Registration {
         let mut known = self.known.lock();
         if let Some(sessions) = known.get_mut(&self.user) {
             sessions.remove(&self.session);
-            if sessions.is_empty() {
+            if sessions.0.is_empty() {
                 known.remove(&self.user);
             }
         }

@@ -27,7 +27,7 @@ impl Logins {
     ) -> Result<(), Forbidden> {
         // First it is noted, and then the store is asked. A restriction that is written meanwhile either stands in the answer,
         // or its command finds the token here.
-        registration.state.lock().next_token = Some(token);
+        registration.state.lock().next_token = Some(Box::new(token));
         let user = std::slice::from_ref(registration.user());
         let looks = self.entries(registration.guard().incarnation(), user);
         let forbidden = match timeout_at(deadline, looks).await {
@@ -58,7 +58,7 @@ impl Registration {
     /// Why this session is forbidden, if it is.
     pub(super) fn forbidden_by(&self, restrictions: &Restrictions) -> Option<Forbidden> {
         let state = self.state.lock();
-        let next = state.next_token.as_ref();
+        let next = state.next_token.as_deref();
         let forbidden = restrictions.forbid(state.token.as_ref());
         forbidden.or_else(|| restrictions.forbid(Some(next?)))
     }

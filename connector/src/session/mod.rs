@@ -339,7 +339,8 @@ impl Handlers {
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let protocol = self.connection.format().protocol();
         let steps = Arc::clone(&self.services.requests);
-        let identified = self.identify(&request.body, deadline);
+        // Some steps are boxed, because they are large, and the future around a step keeps room for it twice.
+        let identified = Box::pin(self.identify(&request.body, deadline));
         let (login, claims) = match steps.step(LoginStep::Identify, identified).await {
             Ok(login) => login,
             Err(refusal) => return Some(Err(refusal)),
@@ -425,6 +426,7 @@ impl Handlers {
                     ))
                 };
                 let entered = self.enter(channel, &recovery, membership, memberships, deadline);
+                let entered = Box::pin(entered);
                 steps.step(LoginStep::Enter, entered).await.map(Some)
             }
             None => match timeout_at(deadline, registered).await {
@@ -468,7 +470,8 @@ impl Handlers {
             home: channel,
             registration,
             window: Arc::default(),
-            channels: Vec::new(),
+            // Most sessions are in one channel.
+            channels: Vec::with_capacity(1),
             identity,
         };
         if let Some(mut joined) = joined {

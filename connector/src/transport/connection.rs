@@ -53,9 +53,8 @@ struct ShownToken(Box<str>);
 
 #[derive(Default)]
 struct Queue {
-    /// Whole frames. Only the beginning of the first chunk may have been written already.
-    chunks: VecDeque<Bytes>,
-    bytes: usize,
+    /// What the socket has not taken. Boxed, because nothing waits for most connections.
+    waiting: Option<Box<Waiting>>,
     /// Replies that are sent together with the next frames, or in a moment without any.
     held: Vec<u8>,
     /// The token that the client showed when it opened the connection. It is kept until the login.
@@ -71,6 +70,26 @@ struct Queue {
     concluded: bool,
     /// It does not count among the connections any more.
     is_out_of_count: bool,
+}
+
+/// Frames that wait until the socket takes them. There is at least one chunk.
+#[derive(Default)]
+struct Waiting {
+    /// Whole frames. Only the beginning of the first chunk may have been written already.
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// How many bytes wait.
+    fn bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |waiting| waiting.bytes)
+    }
+
+    /// True if nothing waits.
+    fn is_empty(&self) -> bool {
+        self.waiting.is_none()
+    }
 }
 
 impl Connection {
@@ -189,9 +208,9 @@ impl Connection {
         shared: &mut Option<Bytes>,
     ) {
         self.write(queue, frames, shared);
-        if queue.bytes > self.limits.connection()
+        if queue.bytes() > self.limits.connection()
             || (self.limits.queued() > self.limits.process()
-                && (queue.bytes > 0 || self.outlet.holds()))
+                && (queue.bytes() > 0 || self.outlet.holds()))
         {
             self.forget_rest(queue);
             queue.closing.get_or_insert(Disconnect::Slow);
@@ -224,12 +243,12 @@ impl Connection {
 
     /// True if the client has not taken everything that was sent: something is queued.
     pub(crate) fn lags(&self) -> bool {
-        !self.queue.lock().chunks.is_empty()
+        !self.queue.lock().is_empty()
     }
 
     /// True if so much is queued that no older publications may be added.
     pub(crate) fn is_behind(&self) -> bool {
-        self.queue.lock().bytes > self.share()
+        self.queue.lock().bytes() > self.share()
     }
 
     /// The bounds that the queue counts against.
@@ -313,7 +332,7 @@ impl Connection {
         loop {
             // Created before the check, so that a change in between is not missed.
             let ended = self.ended.notified();
-            if self.queue.lock().chunks.is_empty() {
+            if self.queue.lock().is_empty() {
                 return;
             }
             ended.await;
@@ -365,9 +384,10 @@ impl Connection {
             metering::connections(protocol, Transport::WebSocket, 1.0);
         }
         if !rest.is_empty() {
-            queue.bytes += rest.len();
             self.limits.add(rest.len());
-            queue.chunks.push_front(rest);
+            let waiting = queue.waiting.get_or_insert_default();
+            waiting.bytes += rest.len();
+            waiting.chunks.push_front(rest);
         }
         self.drain_later(&mut queue);
     }
@@ -396,7 +416,7 @@ impl Connection {
     /// or the socket is broken.
     pub(crate) fn is_concluded(&self) -> bool {
         let queue = self.queue.lock();
-        queue.concluded && queue.chunks.is_empty()
+        queue.concluded && queue.is_empty()
     }
 
     /// True while the client polls, so that each of its requests may come over a new socket.
@@ -436,7 +456,7 @@ impl Connection {
         }
         self.write(queue, &frames, &mut None);
         queue.concluded = true;
-        if queue.chunks.is_empty() {
+        if queue.is_empty() {
             self.outlet.shut(Shutdown::Write);
         }
         self.ended.notify_waiters();
@@ -448,7 +468,7 @@ impl Connection {
             return;
         }
         let mut written = 0;
-        if queue.chunks.is_empty() {
+        if queue.is_empty() {
             let tried = if held.is_empty() {
                 self.outlet.try_write(frames)
             } else {
@@ -465,9 +485,10 @@ impl Connection {
             }
         }
         let mut later = |rest: Bytes| {
-            queue.bytes += rest.len();
             self.limits.add(rest.len());
-            queue.chunks.push_back(rest);
+            let waiting = queue.waiting.get_or_insert_default();
+            waiting.bytes += rest.len();
+            waiting.chunks.push_back(rest);
         };
         let length = held.len();
         if written < length {
@@ -482,7 +503,7 @@ impl Connection {
     }
 
     fn drain_later(self: &Arc<Self>, queue: &mut Queue) {
-        if !queue.chunks.is_empty() && !queue.draining {
+        if !queue.is_empty() && !queue.draining {
             queue.draining = true;
             tokio::spawn(Arc::clone(self).drain());
         }
@@ -505,8 +526,7 @@ impl Connection {
                 self.forget(&mut queue, 0);
                 self.broken(&mut queue, reason);
             }
-            if queue.chunks.is_empty() {
-                queue.chunks = VecDeque::new();
+            if queue.is_empty() {
                 queue.draining = false;
                 if queue.concluded {
                     self.outlet.shut(Shutdown::Write);
@@ -526,12 +546,12 @@ impl Connection {
 
     fn write_queued(&self, queue: &mut Queue) -> io::Result<()> {
         const AT_ONCE: usize = 64;
-        while !queue.chunks.is_empty() {
+        while let Some(waiting) = &queue.waiting {
             let mut slices = [IoSlice::new(&[]); AT_ONCE];
-            for (slice, chunk) in slices.iter_mut().zip(&queue.chunks) {
+            for (slice, chunk) in slices.iter_mut().zip(&waiting.chunks) {
                 *slice = IoSlice::new(chunk);
             }
-            let count = queue.chunks.len().min(AT_ONCE);
+            let count = waiting.chunks.len().min(AT_ONCE);
             match self.outlet.try_write_vectored(&slices[..count]) {
                 Ok(written) => self.advance(queue, written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -542,26 +562,34 @@ impl Connection {
     }
 
     fn advance(&self, queue: &mut Queue, written: usize) {
-        queue.bytes -= written;
+        let Some(waiting) = &mut queue.waiting else {
+            return;
+        };
+        waiting.bytes -= written;
         self.limits.remove(written);
         let mut left = written;
-        while let Some(first) = queue.chunks.front_mut() {
+        while let Some(first) = waiting.chunks.front_mut() {
             if left < first.len() {
                 first.advance(left);
                 return;
             }
             left -= first.len();
-            queue.chunks.pop_front();
+            waiting.chunks.pop_front();
         }
+        queue.waiting = None;
     }
 
     /// Drops everything but the frames under way. Those have to be completed, or the client could not read the farewell.
     /// With TLS more than one frame may be under way, because a record may hold several.
     fn forget_rest(&self, queue: &mut Queue) {
         let under_way = self.outlet.under_way();
+        let chunks = queue.waiting.iter().flat_map(|waiting| &waiting.chunks);
         let (mut keep, mut bytes) = (0, 0);
-        while keep < queue.chunks.len() && (keep == 0 || bytes < under_way) {
-            bytes += queue.chunks[keep].len();
+        for chunk in chunks {
+            if keep > 0 && bytes >= under_way {
+                break;
+            }
+            bytes += chunk.len();
             keep += 1;
         }
         self.forget(queue, keep);
@@ -569,16 +597,22 @@ impl Connection {
 
     fn forget(&self, queue: &mut Queue, keep: usize) {
         queue.held = Vec::new();
-        queue.chunks.truncate(keep);
-        let kept = queue.chunks.iter().map(Bytes::len).sum();
-        self.limits.remove(queue.bytes - kept);
-        queue.bytes = kept;
+        let Some(waiting) = &mut queue.waiting else {
+            return;
+        };
+        waiting.chunks.truncate(keep);
+        let kept = waiting.chunks.iter().map(Bytes::len).sum();
+        self.limits.remove(waiting.bytes - kept);
+        waiting.bytes = kept;
+        if waiting.chunks.is_empty() {
+            queue.waiting = None;
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.limits.remove(self.queue.get_mut().bytes);
+        self.limits.remove(self.queue.get_mut().bytes());
     }
 }
 

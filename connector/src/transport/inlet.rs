@@ -27,8 +27,6 @@ thread_local! {
 pub(crate) struct Inlet {
     source: Source,
     messages: Messages,
-    /// Bytes of one message.
-    limit: usize,
 }
 
 enum Source {
@@ -37,7 +35,8 @@ enum Source {
         ReadHalf,
         #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
     ),
-    Posts(mpsc::Receiver<Posted>),
+    /// Posts, and the bytes of one message.
+    Posts(mpsc::Receiver<Posted>, usize),
 }
 
 /// What a polling client has sent.
@@ -101,16 +100,14 @@ impl Inlet {
                 Carrier::Deflate => frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
             },
-            limit,
         }
     }
 
     /// Reads the posts of a polling client.
     pub(crate) fn of_posts(posts: mpsc::Receiver<Posted>, limit: usize) -> Self {
         Self {
-            source: Source::Posts(posts),
+            source: Source::Posts(posts, limit),
             messages: Messages::Frames(Reader::new(limit)),
-            limit,
         }
     }
 
@@ -151,38 +148,40 @@ impl Inlet {
                     Read::Some { taken, fed }
                 }))
             }),
-            Source::Posts(posts) => Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
-                None => Read::End,
-                Some(Posted::Packets(packets)) => {
-                    let is_too_big = |packet: &String| packet.len() > self.limit;
-                    let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
-                    fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
-                    let fed = match packets.iter().any(is_too_big) {
-                        true => Err(wire::Error::too_big(self.limit)),
-                        false => Ok(()),
-                    };
-                    Read::Some { taken: 1, fed }
-                }
-                Some(Posted::Here) => {
-                    let fed = Ok(());
-                    Read::Some { taken: 1, fed }
-                }
-                Some(Posted::Switched(reader, pass)) => {
-                    self.source = Source::Socket(reader.socket, Some(pass));
-                    self.messages = Messages::Frames(reader.frames);
-                    for message in reader.messages {
-                        on(Event::Message(&message));
+            Source::Posts(posts, limit) => {
+                Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
+                    None => Read::End,
+                    Some(Posted::Packets(packets)) => {
+                        let is_too_big = |packet: &String| packet.len() > *limit;
+                        let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
+                        fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
+                        let fed = match packets.iter().any(is_too_big) {
+                            true => Err(wire::Error::too_big(*limit)),
+                            false => Ok(()),
+                        };
+                        Read::Some { taken: 1, fed }
                     }
-                    let fed = Ok(());
-                    Read::Some { taken: 1, fed }
-                }
-            })),
+                    Some(Posted::Here) => {
+                        let fed = Ok(());
+                        Read::Some { taken: 1, fed }
+                    }
+                    Some(Posted::Switched(reader, pass)) => {
+                        self.source = Source::Socket(reader.socket, Some(pass));
+                        self.messages = Messages::Frames(reader.frames);
+                        for message in reader.messages {
+                            on(Event::Message(&message));
+                        }
+                        let fed = Ok(());
+                        Read::Some { taken: 1, fed }
+                    }
+                }))
+            }
         }
     }
 
     /// True while posts are read, and not a socket.
     pub(crate) fn is_polled(&self) -> bool {
-        matches!(self.source, Source::Posts(_))
+        matches!(self.source, Source::Posts(..))
     }
 
     /// How much has arrived and was not read: bytes of a socket, or posts of a polling client.
@@ -195,7 +194,7 @@ impl Inlet {
                     Messages::Packages(_) => arrived,
                 }
             }
-            Source::Posts(posts) => posts.len(),
+            Source::Posts(posts, _) => posts.len(),
         }
     }
 
@@ -203,7 +202,7 @@ impl Inlet {
     pub(crate) fn held(&self) -> usize {
         let in_socket = match &self.source {
             Source::Socket(socket, _) => socket.held(),
-            Source::Posts(_) => 0,
+            Source::Posts(..) => 0,
         };
         in_socket
             + match &self.messages {

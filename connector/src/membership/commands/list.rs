@@ -48,12 +48,10 @@ impl Commands {
         most: usize,
     ) -> Vec<Arc<Registration>> {
         let after = after.and_then(|it| SessionId::new(it.session).ok());
-        let first = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut found = Found::new(whose, most);
         let known = self.logins.known.lock();
         let sessions = known.get(user).into_iter();
-        let mut sessions =
-            sessions.flat_map(|it| it.range::<SessionId, _>((first, Bound::Unbounded)));
+        let mut sessions = sessions.flat_map(|it| it.after(after.as_ref()));
         while found.has_room()
             && let Some((_, session)) = sessions.next()
         {
@@ -77,8 +75,7 @@ impl Commands {
         let users = known.range::<UserId, _>((first, Bound::Unbounded));
         let mut sessions = users.flat_map(|(user, sessions)| {
             let after = after.as_ref().filter(|(it, _)| it == user);
-            let first = after.map_or(Bound::Unbounded, |(_, it)| Bound::Excluded(it));
-            sessions.range::<SessionId, _>((first, Bound::Unbounded))
+            sessions.after(after.map(|(_, it)| it))
         });
         while found.has_room()
             && let Some((_, session)) = sessions.next()

@@ -14,7 +14,7 @@ mod remembered;
 use super::incarnation::HeldLease;
 use super::logins::Logins;
 use super::members::Roster;
-use super::registration::Registration;
+use super::registration::{Registration, Sessions};
 use crate::chat_client::Chat;
 use channel_store::{Inboxes, Incarnation, Letter, UserId};
 pub(crate) use describe::Process;
@@ -29,9 +29,8 @@ use proto::connector::v1::command_answer::Outcome;
 use proto::connector::v1::{Command, CommandAnswer, Draining, SessionName, UserSessions};
 use remembered::{Known, Remembered};
 use runtime::backoff::pause;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -169,11 +168,11 @@ impl Commands {
             // Those that are not wanted are dropped after the lock is released.
             let mut of_user: Vec<_> = {
                 let known = self.logins.known.lock();
-                let of_user = known.get(&user).map(BTreeMap::values);
+                let of_user = known.get(&user).map(Sessions::all);
                 of_user
                     .into_iter()
                     .flatten()
-                    .filter_map(Weak::upgrade)
+                    .filter_map(|(_, it)| it.upgrade())
                     .collect()
             };
             of_user.retain(|it| {

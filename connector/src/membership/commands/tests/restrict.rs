@@ -338,7 +338,7 @@ async fn a_token_that_is_being_shown_is_found_by_the_command_that_revokes_it() {
     let guest = one.guest_with("u", "s1", token(1, "old")).await;
     let registration = Arc::clone(guest.registration());
     // The store was asked before the token was revoked, and its answer is on the way.
-    registration.state.lock().next_token = Some(token(1, "new"));
+    registration.state.lock().next_token = Some(Box::new(token(1, "new")));
     let mut chat = chat(&store, store.inboxes());
     let which = Some(Which::Jti("new".to_owned()));
     let answer = chat.revoke_tokens(revoke("u", which)).await.unwrap();
