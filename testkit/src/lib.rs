@@ -18,6 +18,7 @@
 //! | [`collector`] | a collector of traces
 //! | [`tls`] | certificates, and clients that use them |
 //! | [`recording`] | what the original system sent and received, byte by byte |
+//! | [`costs`] | the instructions that hot paths take |
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -44,6 +45,7 @@ pub mod clock;
 pub mod cluster;
 pub mod collector;
 pub mod conversation;
+pub mod costs;
 pub mod follower;
 pub mod followers;
 pub mod grpcurl;

@@ -22,7 +22,6 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::Instant;
-
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use traces::{Kind, Span, within};
@@ -211,23 +210,27 @@ async fn connection(limits: &Arc<QueueLimits>) -> Arc<Connection> {
     Connection::new(writer, WireFormat::POMELO, limits.clone())
 }
 
+/// A chat in this process, over a store in memory.
+pub(crate) fn chat_in_process(store: &Arc<MemoryStore>) -> Arc<Chat> {
+    let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
+    let limits = chat::Limits::default();
+    let service = chat::service(
+        store.clone(),
+        cleanup,
+        Arc::default(),
+        Arc::default(),
+        &limits,
+        runtime::Shutdown::new(),
+    );
+    let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
+    Chat::new(Source::InProcess(service))
+}
+
 /// From a session's send over the ordered stream and chat to the store, and back with the answer.
 fn publish() -> Workload {
     let runtime = runtime();
     let chat = runtime.block_on(async {
-        let store = MemoryStore::new(StoreOptions::default());
-        let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
-        let limits = chat::Limits::default();
-        let service = chat::service(
-            store,
-            cleanup,
-            Arc::default(),
-            Arc::default(),
-            &limits,
-            runtime::Shutdown::new(),
-        );
-        let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
-        let chat = Chat::new(Source::InProcess(service));
+        let chat = chat_in_process(&MemoryStore::new(StoreOptions::default()));
         let mut available = chat.available();
         let up = available.wait_for(|up| *up).await;
         up.expect("chat is there");
