@@ -46,3 +46,21 @@ fn every_mode_of_the_load_generator_measures_and_finds_nothing_wrong() {
     let line = load(&format!("slow {people} {offered}"));
     assert!(figure(&line, "system", "p99_ms_alone") > 0.0);
 }
+
+/// It fails if a client that comes back misses a message or gets one twice, or if anybody sees it leave or join: also
+/// when the grace of its old session ends.
+#[test]
+fn clients_that_are_all_cut_off_come_back_to_their_places_and_miss_nothing() {
+    let people = "--clients 60 --rooms 6 --others 10 --stay 4 --flag=--grace=3s";
+    for protocol in ["pomelo", "json"] {
+        let line = load(&format!(
+            "reconnect {people} --up redis --protocol {protocol}"
+        ));
+        for name in ["resumed", "places_kept"] {
+            assert_eq!(figure(&line, "system", name), 60.0, "{line}");
+        }
+        for name in ["resumes_per_login", "replayed", "p99_ms_others"] {
+            assert!(figure(&line, "system", name) > 0.0, "{line}");
+        }
+    }
+}

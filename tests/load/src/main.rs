@@ -9,7 +9,9 @@ mod floor;
 mod message;
 mod modes;
 mod order;
+mod place;
 mod protocol;
+mod reconnect;
 mod subject;
 mod swarm;
 mod tokens;
@@ -20,6 +22,7 @@ use clap::{Parser, Subcommand};
 use modes::{Figures, Mode};
 use order::Faults;
 use protocol::Protocol;
+use reconnect::Reconnect;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -60,6 +63,7 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Load(Mode),
+    Reconnect(Reconnect),
     #[command(flatten)]
     BackEnds(back_ends::Mode),
     /// Be the floor, until killed
@@ -83,10 +87,14 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(file) = &arguments.token_secret {
         tokens::use_secret(&std::fs::read(file)?);
     }
-    let flags: Vec<&'static str> = (arguments.flags.iter())
+    let mut flags: Vec<&'static str> = (arguments.flags.iter())
         .flat_map(|flag| flag.splitn(2, '='))
         .map(|flag| &*flag.to_owned().leak())
         .collect();
+    if let Command::Reconnect(it) = &arguments.command {
+        it.check(arguments.up, arguments.protocol)?;
+        flags.extend(it.flags(&flags));
+    }
     let mut rounds: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     let mut faults = Faults::default();
     for _ in 0..arguments.rounds {
@@ -101,6 +109,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             };
             let (figures, wrong) = match &arguments.command {
                 Command::Load(mode) => mode.run(&subject).await?,
+                Command::Reconnect(it) => it.run(&subject)?,
                 Command::BackEnds(mode) => mode.run(&subject).await?,
                 Command::Floor => bail!("the floor is no load"),
             };

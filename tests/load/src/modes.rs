@@ -49,6 +49,8 @@ impl People {
             senders,
             bytes: self.bytes,
             deflate: self.deflate,
+            first: 0,
+            keep_places: false,
         }
     }
 
@@ -108,10 +110,7 @@ pub(crate) enum Mode {
 impl Mode {
     /// Runs this mode with a subject.
     pub(crate) async fn run(&self, subject: &Subject) -> anyhow::Result<(Figures, Faults)> {
-        let run = Run {
-            subject,
-            figures: Figures::new(),
-        };
+        let run = Run::new(subject);
         match self {
             Self::FanOut {
                 people,
@@ -130,24 +129,32 @@ impl Mode {
     }
 }
 
-struct Run<'a> {
+/// One run, and what was measured so far.
+pub(crate) struct Run<'a> {
     subject: &'a Subject,
-    figures: Figures,
+    pub(crate) figures: Figures,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub(crate) fn new(subject: &'a Subject) -> Self {
+        Self {
+            subject,
+            figures: Figures::new(),
+        }
+    }
+
     fn swarm(&self, layout: Layout) -> anyhow::Result<Swarm> {
         let servers = self.subject.servers.clone();
         Swarm::new(self.subject.protocol, layout, servers, Instant::now())
     }
 
-    fn note(&mut self, name: &str, value: f64) {
+    pub(crate) fn note(&mut self, name: &str, value: f64) {
         self.figures.insert(name.to_owned(), value);
     }
 
     /// Runs something, and notes what it cost: the servers for each thing that `count` counts, and the generator as a
     /// whole.
-    fn metered(
+    pub(crate) fn metered(
         &mut self,
         swarm: &mut Swarm,
         count: impl Fn(&Swarm) -> u64,
@@ -238,7 +245,7 @@ impl Run<'_> {
         Ok((self.figures, swarm.rest()?))
     }
 
-    fn percentiles(&mut self, suffix: &str, times: &Histogram<u64>) {
+    pub(crate) fn percentiles(&mut self, suffix: &str, times: &Histogram<u64>) {
         for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
             let value = times.value_at_quantile(quantile) as f64 / 1e6;
             self.note(&format!("{name}_ms{suffix}"), value);
@@ -326,7 +333,8 @@ impl Run<'_> {
     }
 }
 
-fn histogram() -> anyhow::Result<Histogram<u64>> {
+/// Times in nanoseconds.
+pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1_000, 60_000_000_000, 3).context("a histogram")
 }
 

@@ -19,6 +19,10 @@ pub(crate) struct Faults {
     pub(crate) refused: u64,
     /// Connections that ended although the client did not leave.
     pub(crate) ended: u64,
+    /// Joins of users who were members already that a member was told of.
+    pub(crate) false_joins: u64,
+    /// Leaves of users who stayed members that a member was told of.
+    pub(crate) false_leaves: u64,
 }
 
 impl Faults {
@@ -35,6 +39,8 @@ impl AddAssign for Faults {
         self.disordered += other.disordered;
         self.refused += other.refused;
         self.ended += other.ended;
+        self.false_joins += other.false_joins;
+        self.false_leaves += other.false_leaves;
     }
 }
 

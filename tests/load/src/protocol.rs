@@ -73,30 +73,30 @@ impl Protocol {
     }
 
     /// What a client writes first on a new connection.
-    pub(crate) fn open(self, room: u32, user: u32, out: &mut Vec<u8>) {
+    pub(crate) fn open(self, room: u32, user: u32, more: &str, out: &mut Vec<u8>) {
         match self {
             Self::Pomelo => package(HANDSHAKE, out, |out| {
                 out.extend_from_slice(HELLO.as_bytes());
             }),
-            Self::Json => self.login(room, user, out),
+            Self::Json => self.login(room, user, more, out),
             Self::Centrifugo => {
                 masked(out, TEXT, |out| {
                     out.extend_from_slice(br#"{"id":4294967295,"connect":{}}"#);
                 });
-                self.login(room, user, out);
+                self.login(room, user, more, out);
             }
             Self::Floor => {}
         }
     }
 
     /// What a client writes after the greeting.
-    pub(crate) fn greeted(self, room: u32, user: u32, out: &mut Vec<u8>) {
+    pub(crate) fn greeted(self, room: u32, user: u32, more: &str, out: &mut Vec<u8>) {
         package(HANDSHAKE_ACK, out, |_| {});
-        self.login(room, user, out);
+        self.login(room, user, more, out);
     }
 
-    /// The request to log in, which makes the client a member of its room.
-    pub(crate) fn login(self, room: u32, user: u32, out: &mut Vec<u8>) {
+    /// The request to log in, which makes the client a member of its room. `more`: further parameters, each after a comma.
+    pub(crate) fn login(self, room: u32, user: u32, more: &str, out: &mut Vec<u8>) {
         if self == Self::Centrifugo {
             return masked(out, TEXT, |out| {
                 let subscribe =
@@ -105,10 +105,12 @@ impl Protocol {
             });
         }
         let mut body = login_body(&format!("u{user}"), &format!("room{room}"));
+        body.truncate(body.len() - 1);
+        body.push_str(more);
         if let Some(token) = tokens::of(user) {
-            body.truncate(body.len() - 1);
-            body.push_str(&format!(r#","token":"{token}"}}"#));
+            body.push_str(&format!(r#","token":"{token}""#));
         }
+        body.push('}');
         self.request(LOGIN, pomelo::LOGIN, out, |out| {
             out.extend_from_slice(body.as_bytes());
         });
@@ -165,18 +167,22 @@ impl Protocol {
         });
     }
 
-    /// Tells what is in the payload of a frame. That may be several things, if the protocol packs them.
-    pub(crate) fn receive(self, payload: &[u8], mut tell: impl FnMut(Received<'_>)) {
+    /// Tells what is in the payload of a frame, each thing with its text. There may be several things, if the protocol
+    /// packs them.
+    pub(crate) fn receive(self, payload: &[u8], mut tell: impl FnMut(Received<'_>, &[u8])) {
         match self {
-            Self::Floor => tell(match payload.split_first() {
-                Some((b'J', user)) => Received::Joined(number(user)),
-                Some((b'L', _)) => Received::Left,
-                _ => message(payload),
-            }),
-            Self::Json => tell(json(payload)),
+            Self::Floor => {
+                let received = match payload.split_first() {
+                    Some((b'J', user)) => Received::Joined(number(user)),
+                    Some((b'L', _)) => Received::Left,
+                    _ => message(payload),
+                };
+                tell(received, payload);
+            }
+            Self::Json => tell(json(payload), payload),
             Self::Centrifugo => {
                 for reply in payload.split(|byte| *byte == b'\n') {
-                    tell(centrifugo(reply));
+                    tell(centrifugo(reply), reply);
                 }
             }
             Self::Pomelo => {
@@ -184,9 +190,9 @@ impl Protocol {
                 while let Some((&[kind, a, b, c], behind)) = rest.split_first_chunk() {
                     let length = u32::from_be_bytes([0, a, b, c]) as usize;
                     let Some((body, behind)) = behind.split_at_checked(length) else {
-                        return tell(Received::Other);
+                        return tell(Received::Other, payload);
                     };
-                    tell(package_of(kind, body));
+                    tell(package_of(kind, body), body);
                     rest = behind;
                 }
             }

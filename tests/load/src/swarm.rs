@@ -4,16 +4,19 @@
 
 use crate::message::Stamp;
 use crate::order::{Faults, Order, View, compare};
+use crate::place::{Place, Told, pause};
 use crate::protocol::{LOGIN, Protocol, Received};
 use crate::wire::{self, Inflater};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use testkit::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
 
@@ -26,7 +29,7 @@ const HEARTBEAT: Duration = Duration::from_secs(25);
 /// If nothing new comes for this long, perhaps everything has come.
 const QUIET: Duration = Duration::from_millis(20);
 /// A run that waits longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How clients and senders are spread over rooms, and what they send.
 #[derive(Debug, Clone, Copy)]
@@ -39,11 +42,16 @@ pub(crate) struct Layout {
     pub(crate) bytes: usize,
     /// Whether clients offer to take compressed frames.
     pub(crate) deflate: bool,
+    /// The number of the first user, and of the first room: two swarms at one server must not meet.
+    pub(crate) first: u32,
+    /// Whether clients ask for positions and keep their secrets, so that they can come back.
+    pub(crate) keep_places: bool,
 }
 
 /// A client.
 pub(crate) struct Client {
-    socket: TcpStream,
+    /// `None`: it was cut off.
+    socket: Option<TcpStream>,
     stage: Stage,
     /// The beginning of a frame whose rest has not come.
     partial: Vec<u8>,
@@ -71,6 +79,8 @@ pub(crate) struct Member {
     /// The client has got its own `onJoin`.
     online: bool,
     order: Order,
+    /// What it needs to come back, if it keeps that.
+    place: Option<Box<Place>>,
     /// The messages that it has sent, if it is a sender.
     pub(crate) sender: Option<Sender>,
 }
@@ -113,6 +123,8 @@ pub(crate) struct Swarm {
     clients: Vec<Client>,
     began: Instant,
     beats: VecDeque<(u64, usize)>,
+    /// Clients that wait before they log in again, and when each of them does.
+    waiting: BinaryHeap<Reverse<(u64, usize)>>,
     /// The number of messages that came.
     pub(crate) delivered: u64,
     /// The number of all pushes that came: messages, joins and leaves.
@@ -123,6 +135,8 @@ pub(crate) struct Swarm {
     pub(crate) online: usize,
     /// The number of logins that were tried again.
     pub(crate) retried: u64,
+    /// What those were told that keep their places.
+    pub(crate) told: Told,
     /// What was wrong so far.
     pub(crate) faults: Faults,
 }
@@ -146,11 +160,13 @@ impl Swarm {
             clients: Vec::new(),
             began,
             beats: VecDeque::new(),
+            waiting: BinaryHeap::new(),
             delivered: 0,
             pushes: 0,
             latest: 0,
             online: 0,
             retried: 0,
+            told: Told::default(),
             faults: Faults::default(),
         })
     }
@@ -177,21 +193,29 @@ impl Swarm {
     /// Adds a client, which begins to connect. The first clients of a room are its senders. `late`: others have sent
     /// before.
     pub(crate) fn add(&mut self, late: bool) -> anyhow::Result<usize> {
-        let user = u32::try_from(self.clients.len())?;
-        let Layout { rooms, senders, .. } = self.layout;
+        let number = self.clients.len();
+        let user = u32::try_from(number)?;
+        let Layout {
+            rooms,
+            senders,
+            first,
+            keep_places,
+            ..
+        } = self.layout;
         // Otherwise all clients of a room could be on one server.
         let (room, place) = (user % rooms, user / rooms);
-        let turn = (place + room) as usize % self.servers.len();
-        let mut client = Client {
-            socket: TcpStream::connect(self.servers[turn])?,
+        let socket = self.connect(number, (place + room) as usize)?;
+        self.clients.push(Client {
+            socket: Some(socket),
             stage: Stage::Connecting,
             partial: Vec::new(),
             out: Vec::new(),
             stalled: false,
             member: Member {
-                user,
-                room,
+                user: first + user,
+                room: first + room,
                 online: false,
+                place: keep_places.then(Box::default),
                 order: Order::new(room, senders, late),
                 sender: (place < senders && !late).then_some(Sender {
                     number: room * senders + place,
@@ -200,13 +224,44 @@ impl Swarm {
                     answered: 0,
                 }),
             },
-        };
-        let number = self.clients.len();
+        });
+        Ok(number)
+    }
+
+    /// A new connection of a client to one of the servers.
+    fn connect(&self, client: usize, turn: usize) -> anyhow::Result<TcpStream> {
+        let mut socket = TcpStream::connect(self.servers[turn % self.servers.len()])?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
-        registry.register(&mut client.socket, Token(number), both)?;
-        self.clients.push(client);
-        Ok(number)
+        registry.register(&mut socket, Token(client), both)?;
+        Ok(socket)
+    }
+
+    /// Cuts off clients that are online, as a network that fails does: their servers get no goodbye.
+    pub(crate) fn cut_off(&mut self, clients: Range<usize>) {
+        for client in &mut self.clients[clients] {
+            if let Some(socket) = client.socket.take() {
+                // It ends with a reset. Otherwise its port would stay taken for a minute, and ports are few.
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            }
+            client.stage = Stage::Ended;
+            client.partial.clear();
+            client.out.clear();
+            self.online -= usize::from(mem::take(&mut client.member.online));
+        }
+        let clients = &self.clients;
+        self.beats
+            .retain(|(_, client)| clients[*client].stage != Stage::Ended);
+    }
+
+    /// Lets a client connect again that was cut off. About half of them come to another server than before, as behind a
+    /// proxy.
+    pub(crate) fn reconnect(&mut self, client: usize) -> anyhow::Result<()> {
+        let socket = self.connect(client, client / 2)?;
+        let it = &mut self.clients[client];
+        it.socket = Some(socket);
+        it.stage = Stage::Connecting;
+        Ok(())
     }
 
     /// Registers another source that wakes [`turn`](Self::turn).
@@ -247,7 +302,8 @@ impl Swarm {
     pub(crate) fn stall(&mut self, client: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[client];
         client.stalled = true;
-        SockRef::from(&client.socket).set_recv_buffer_size(4096)?;
+        let socket = client.socket.as_ref().context("it is not connected")?;
+        SockRef::from(socket).set_recv_buffer_size(4096)?;
         Ok(())
     }
 
@@ -255,8 +311,10 @@ impl Swarm {
     pub(crate) fn leave(&mut self, client: usize) {
         let client = &mut self.clients[client];
         client.stage = Stage::Ended;
-        let _ = self.poll.registry().deregister(&mut client.socket);
-        let _ = client.socket.shutdown(std::net::Shutdown::Both);
+        if let Some(socket) = &mut client.socket {
+            let _ = self.poll.registry().deregister(socket);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
         self.online -= usize::from(mem::take(&mut client.member.online));
     }
 
@@ -284,6 +342,7 @@ impl Swarm {
         }
         self.events = events;
         self.beat();
+        self.try_again();
         Ok(())
     }
 
@@ -298,11 +357,14 @@ impl Swarm {
             if it.stalled || matches!(it.stage, Stage::Ended | Stage::Connecting) {
                 break;
             }
+            let Some(socket) = &mut it.socket else {
+                break;
+            };
             // The rest of the last read stands before the new bytes.
             let left = it.partial.len();
             buffer[..left].copy_from_slice(&it.partial);
             it.partial.clear();
-            match it.socket.read(&mut buffer[left..]) {
+            match socket.read(&mut buffer[left..]) {
                 Ok(0) => {
                     self.end(client);
                     break;
@@ -358,6 +420,8 @@ impl Swarm {
             online,
             retried,
             beats,
+            waiting,
+            told,
             inflater,
             ..
         } = self;
@@ -372,7 +436,7 @@ impl Swarm {
                 Ok(Some(end)) => {
                     *stage = Stage::Open;
                     used = end;
-                    protocol.open(member.room, member.user, out);
+                    protocol.open(member.room, member.user, &member.parameters(), out);
                 }
                 Err(_) => {
                     faults.refused += 1;
@@ -387,7 +451,11 @@ impl Swarm {
             }
             match first & 0x0f {
                 PING => wire::masked(out, PONG, |out| out.extend_from_slice(payload)),
-                TEXT | BINARY => protocol.receive(payload, |received| {
+                TEXT | BINARY => protocol.receive(payload, |received, text| {
+                    let is_back = member.place.as_ref().is_some_and(|it| it.is_taken());
+                    if let Some(place) = &mut member.place {
+                        place.take(member.user, received, text, told, faults);
+                    }
                     match received {
                         Received::Message(stamp) => {
                             *delivered += 1;
@@ -404,7 +472,12 @@ impl Swarm {
                         // The outcome was unknown, or too many came at once. Real clients try again, too.
                         Received::Answer(LOGIN, false) => {
                             *retried += 1;
-                            protocol.login(member.room, member.user, out);
+                            if member.place.is_some() {
+                                let pause = pause(text).as_nanos() as u64;
+                                waiting.push(Reverse((now + pause, client)));
+                            } else {
+                                protocol.login(member.room, member.user, "", out);
+                            }
                         }
                         Received::Answer(_, done) => {
                             faults.refused += u64::from(!done);
@@ -415,26 +488,29 @@ impl Swarm {
                         Received::Joined(user) => {
                             *pushes += 1;
                             // The floor also tells a new member of those that came at the same moment.
-                            if protocol != Protocol::Floor || member.online || user == member.user {
+                            let is_its = member.online || user == member.user;
+                            if (protocol != Protocol::Floor || is_its) && !told.all_joined {
                                 member.order.joined(user);
                             }
                         }
                         Received::Left => *pushes += 1,
                         Received::Greeting => {
-                            protocol.greeted(member.room, member.user, out);
+                            let more = member.parameters();
+                            protocol.greeted(member.room, member.user, &more, out);
                             beats.push_back((now + HEARTBEAT.as_nanos() as u64, client));
                         }
                         Received::Heartbeat => protocol.pong(out),
                         Received::Kicked(_) | Received::Other => {}
                     }
                     let enters = match received {
-                        Received::Answer(LOGIN, true) => protocol.answer_is_entry(),
+                        // A client that is back in its place gets no join.
+                        Received::Answer(LOGIN, true) => protocol.answer_is_entry() || is_back,
                         Received::Joined(user) => {
                             user == member.user && !protocol.answer_is_entry()
                         }
                         _ => false,
                     };
-                    if enters {
+                    if enters && !member.online {
                         member.online = true;
                         *online += 1;
                     }
@@ -457,12 +533,15 @@ impl Swarm {
             ..
         } = self;
         let it = &mut clients[client];
+        let Some(socket) = &mut it.socket else {
+            return;
+        };
         if it.stage == Stage::Connecting {
             // The socket is writable, so it is connected, or it has failed, which the write will show.
-            let Ok(server) = it.socket.peer_addr() else {
+            let Ok(server) = socket.peer_addr() else {
                 return;
             };
-            let _ = it.socket.set_nodelay(true);
+            let _ = socket.set_nodelay(true);
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
             it.out = upgrade_request(server, &path, KEY).into_bytes();
@@ -474,7 +553,7 @@ impl Swarm {
         if it.out.is_empty() || it.stage == Stage::Ended {
             return;
         }
-        match it.socket.write(&it.out) {
+        match socket.write(&it.out) {
             Ok(written) => drop(it.out.drain(..written)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.end(client),
@@ -500,6 +579,24 @@ impl Swarm {
                 self.protocol.heartbeat(&mut it.out);
                 self.beats
                     .push_back((now + HEARTBEAT.as_nanos() as u64, client));
+                self.write(client);
+            }
+        }
+    }
+
+    /// Lets those log in again who have waited for as long as they were told to.
+    fn try_again(&mut self) {
+        let now = self.now();
+        while let Some(&Reverse((due, client))) = self.waiting.peek()
+            && due <= now
+        {
+            self.waiting.pop();
+            let Client {
+                stage, member, out, ..
+            } = &mut self.clients[client];
+            if *stage == Stage::Open {
+                let more = member.parameters();
+                self.protocol.login(member.room, member.user, &more, out);
                 self.write(client);
             }
         }
@@ -546,6 +643,12 @@ impl Swarm {
 }
 
 impl Member {
+    /// What its login says beside its name and its room.
+    fn parameters(&self) -> String {
+        let place = self.place.as_ref();
+        place.map(|it| it.parameters()).unwrap_or_default()
+    }
+
     /// Appends a message that was due at `due` to what the client writes, if it is a sender.
     pub(crate) fn send(&mut self, protocol: Protocol, bytes: usize, due: u64, out: &mut Vec<u8>) {
         let Some(sender) = &mut self.sender else {
