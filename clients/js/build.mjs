@@ -1,0 +1,39 @@
+// Makes dist/: one minified file for `import`, one for `require`, and the types of both. `--pack` adds the licences, which stand
+// at the root of the repository and belong into the package.
+
+import { build } from 'esbuild';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, cpSync, rmSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+process.chdir(here);
+rmSync('dist', { recursive: true, force: true });
+
+execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.json'], { stdio: 'inherit' });
+cpSync('dist', 'dist-types', { recursive: true });
+cpSync('dist-types', 'dist/cjs', { recursive: true });
+rmSync('dist-types', { recursive: true });
+// Below this file, `.js` means CommonJS, also for the types.
+writeFileSync('dist/cjs/package.json', '{ "type": "commonjs" }\n');
+
+for (const [format, outfile] of [
+  ['esm', 'dist/index.js'],
+  ['cjs', 'dist/cjs/index.js'],
+]) {
+  await build({
+    entryPoints: ['src/index.ts'],
+    bundle: true,
+    minify: true,
+    // What begins with an underscore is for the other files of the library alone.
+    mangleProps: /^_/,
+    target: 'es2022',
+    sourcemap: 'linked',
+    format,
+    outfile,
+  });
+}
+
+if (process.argv.includes('--pack')) {
+  for (const licence of ['LICENSE-MIT', 'LICENSE-APACHE']) copyFileSync(`../../${licence}`, licence);
+}

@@ -1,0 +1,36 @@
+import type { Reply } from './connection.js';
+
+/**
+ * Why something failed. Decide by `reason`, which never changes its meaning. `message` is for people who write programs.
+ *
+ * The reasons of the server are in its protocol. The library adds:
+ * - `CLOSED`: the chat is closed.
+ * - `UNKNOWN`: the connection ended before the answer, and it is too late to repeat the request. It may have been done.
+ * - `QUEUE_FULL`: the messages that wait have `queueBytes` already.
+ * - `TOO_BIG`: the message is larger than the server's limit.
+ * - `LEFT`: `leave()` was called before `join()` was done.
+ * - `LOST`, `NO_ANSWER`, `OFFLINE`, `TOKEN_FAILED`, `NO_TOKEN`: why there is no connection.
+ */
+export class ChatError extends Error {
+  readonly reason: string;
+  /** The code of the server's refusal; 0 if the library has refused. */
+  readonly code: number;
+  /** True if the same may succeed later. */
+  readonly retry: boolean;
+  /** Everything that the server said, such as `until` with `BLOCKED`. */
+  readonly details: { readonly [name: string]: unknown };
+
+  /** @internal */
+  constructor(reply: Omit<Reply, 'code'> & { code?: number }) {
+    super(reply.message ?? reply.reason);
+    this.name = 'ChatError';
+    this.reason = reply.reason ?? 'REFUSED';
+    this.code = reply.code ?? 0;
+    this.retry = reply.retry ?? false;
+    this.details = reply;
+  }
+}
+
+/** An error of the library's own. */
+export const failure = (reason: string, message: string, retry = false): ChatError =>
+  new ChatError({ reason, message, retry });

@@ -1,0 +1,87 @@
+import type { Position, Storage } from './types.js';
+
+/** At most so often, positions are written. So a crash repeats what was given in this time. */
+const EVERY_MS = 1_000;
+/** A session is in no more channels. Positions of others are older. */
+const MOST = 100;
+
+const isPosition = (it: any): it is Position =>
+  typeof it?.epoch === 'string' && Number.isSafeInteger(it.offset) && it.offset >= 0;
+
+/** What must outlive a connection: the secret of our place and our position in each channel. And a reload, if the app wants it. */
+export class Store {
+  /** Proves that the place of an earlier session is ours. */
+  _secret: string | undefined;
+  readonly #positions = new Map<string, Position>();
+  readonly #storage: Storage | undefined;
+  readonly #key: string;
+  /** As text. Without a name, tokens alone say who it is. */
+  readonly #user: string | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What is written last must be what is kept, also where writing takes a while. */
+  #writing: Promise<unknown> = Promise.resolve();
+
+  constructor(storage: Storage | undefined, key: string, user: string | number | undefined) {
+    this.#storage = storage;
+    this.#key = key;
+    this.#user = user === undefined ? user : String(user);
+  }
+
+  /** Reads what an earlier page has left. It never fails: contents that cannot be read, or are of somebody else, do not count. */
+  async _load(): Promise<void> {
+    try {
+      const { user, secret, positions } = JSON.parse((await this.#storage?.getItem(this.#key)) || '{}');
+      if (user !== this.#user || typeof secret !== 'string') return;
+      this._secret = secret;
+      for (const [name, position] of Object.entries(positions ?? {})) {
+        if (isPosition(position)) this.#positions.set(name, position);
+      }
+    } catch {
+      // As if nothing were there.
+    }
+  }
+
+  _position(channel: string): Position | undefined {
+    return this.#positions.get(channel);
+  }
+
+  /** `undefined`: we are not in the channel. */
+  _move(channel: string, position: Position | undefined): void {
+    if (position) this.#positions.set(channel, position);
+    else this.#positions.delete(channel);
+    this._changed();
+  }
+
+  /** Something is to be written soon, as long as there is a session. */
+  _changed(): void {
+    if (this.#storage && this._secret) this.#timer ??= setTimeout(() => this._flush(), EVERY_MS);
+  }
+
+  /** Writes what was not written yet. */
+  _flush(): void {
+    if (!this.#timer) return;
+    this.#stopWaiting();
+    const positions = Object.fromEntries([...this.#positions].slice(-MOST));
+    const text = JSON.stringify({ user: this.#user, secret: this._secret, positions });
+    this.#write((storage) => storage.setItem(this.#key, text));
+  }
+
+  /** Forgets everything: the session is over. */
+  _forget(): void {
+    this.#stopWaiting();
+    this._secret = undefined;
+    this.#positions.clear();
+    this.#write((storage) => storage.removeItem(this.#key));
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #write(how: (storage: Storage) => unknown): void {
+    const storage = this.#storage;
+    // A storage may be full or forbidden. Then a reload begins anew.
+    if (storage) this.#writing = this.#writing.then(() => how(storage)).catch(() => {});
+  }
+}

@@ -1,0 +1,49 @@
+import { now } from './clock.js';
+
+/** The shortest time between two signs that we are typing. */
+const EVERY_MS = 3_000;
+/** Who gives no sign for so long has stopped. */
+const LASTS_MS = 6_000;
+/** Of more people at once nobody wants to know that they are typing. */
+const MOST = 1_000;
+
+/** Who is typing in a channel: ourselves, towards the others, and the others, towards us. */
+export class Typing {
+  readonly #tell: (userId: string | number, typing: boolean) => void;
+  readonly #others = new Map<string | number, ReturnType<typeof setTimeout>>();
+  /** When we said last that we are typing. */
+  #saidAt = -Infinity;
+  #isTyping = false;
+
+  constructor(tell: (userId: string | number, typing: boolean) => void) {
+    this.#tell = tell;
+  }
+
+  /** Whether the others should be told. If so, it counts as told. */
+  _say(on: boolean): boolean {
+    const at = now();
+    const since = at - this.#saidAt;
+    if (on ? since < EVERY_MS : !this.#isTyping || since > LASTS_MS) return false;
+    if (on) this.#saidAt = at;
+    this.#isTyping = on;
+    return true;
+  }
+
+  /** A user gives a sign, or has sent what was typed. */
+  _heard(userId: string | number, on: boolean): void {
+    const timer = this.#others.get(userId);
+    clearTimeout(timer);
+    if (on && (timer || this.#others.size < MOST)) {
+      this.#others.set(userId, setTimeout(() => this._heard(userId, false), LASTS_MS));
+      if (!timer) this.#tell(userId, true);
+    } else if (this.#others.delete(userId)) {
+      this.#tell(userId, false);
+    }
+  }
+
+  /** Nobody is typing, because we are out of the channel. */
+  _clear(): void {
+    this.#isTyping = false;
+    for (const userId of [...this.#others.keys()]) this._heard(userId, false);
+  }
+}
