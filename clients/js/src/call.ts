@@ -5,12 +5,6 @@ import type { Connection, Reply } from './connection.js';
 /** A message is not repeated when so much of the life of its key is over. The rest is for clocks and for the way. */
 const SAFE_PART = 0.9;
 
-const unknown = (why: string): Reply => ({
-  code: 500,
-  reason: 'UNKNOWN',
-  message: `it may have been stored: ${why}`,
-});
-
 /**
  * A request that is repeated until it is answered for good: after a refusal that may pass, and on the next connection. Its
  * owner starts it there.
@@ -51,7 +45,7 @@ export class Call {
     const wasDoubtful = this.#doubtfulSince !== undefined;
     this.#doubtfulSince ??= now();
     if (this.#keyLifeMs && now() - this.#doubtfulSince > this.#keyLifeMs * SAFE_PART) {
-      this.#answered(unknown('it was sent, but not answered, and the server may have forgotten its key by now'));
+      this.#giveUp('not answered, and too old to be repeated');
       return;
     }
     connection._ask(this.#text, (reply) => {
@@ -62,10 +56,14 @@ export class Call {
         if (!wasDoubtful && reply.reason !== 'UNKNOWN_OUTCOME') this.#doubtfulSince = undefined;
         this.#timer = setTimeout(() => this.#try(connection), this.#pauses._next(reply.retryAfterMs));
       } else if (reply.code && this.#keyLifeMs && wasDoubtful && reply.reason !== 'TOO_BIG') {
-        this.#answered(unknown(`it was sent, but not answered, and is refused by now (${reply.reason})`));
+        this.#giveUp(`not answered, then refused (${reply.reason})`);
       } else {
         this.#answered(reply);
       }
     });
+  }
+
+  #giveUp(why: string): void {
+    this.#answered({ code: 500, reason: 'UNKNOWN', message: `it may have been stored: ${why}` });
   }
 }

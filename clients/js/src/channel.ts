@@ -1,11 +1,10 @@
 import { Call } from './call.js';
+import { Calls } from './calls.js';
 import { request, type Connection, type Push, type Reply } from './connection.js';
 import { Emitter } from './emitter.js';
 import { ChatError, failure } from './errors.js';
-import { Outbox, type Budget } from './outbox.js';
-import { pending } from './pending.js';
+import type { Host } from './host.js';
 import { Reader } from './reader.js';
-import type { Store } from './store.js';
 import { Typing } from './typing.js';
 import type {
   ChannelEvent,
@@ -18,33 +17,10 @@ import type {
   SendOptions,
   Sent,
 } from './types.js';
+import { pending, Waiters } from './waiters.js';
 
-const PUBLISH = 'chat.handler.publish';
 /** While so many requests wait for an answer, an ephemeral message is not worth the wait. */
 const BUSY = 100;
-
-/** What a channel needs of its chat. */
-export interface Host {
-  /** Set while logged in. */
-  readonly _online: Connection | undefined;
-  /** Set once the chat is closed. */
-  readonly _closed: ChatError | undefined;
-  readonly _store: Store;
-  readonly _budget: Budget;
-  readonly _longestPauseMs: number;
-  readonly _keyLifeMs: number;
-  /** A key that no other message has. */
-  _newKey(): string;
-}
-
-/** A join that somebody waits for. */
-interface Joining {
-  promise?: Promise<JoinResult>;
-  readonly resolve: (result: JoinResult) => void;
-  readonly reject: (why: ChatError) => void;
-}
-
-const isSame = (one: Position, other: Position) => one.epoch === other.epoch && one.offset === other.offset;
 
 /** What a publication is to the app. `undefined`: nothing. */
 function logged({ route, body, epoch, offset, time }: any): ChannelEvent | undefined {
@@ -52,7 +28,7 @@ function logged({ route, body, epoch, offset, time }: any): ChannelEvent | undef
   const where = { userId, epoch, offset, time };
   // Without a route it only keeps the place of a message of our own that was for the others.
   if (!route || route === 'onDeleted') return undefined;
-  if (route === 'onJoin') return { type: 'join', ...where, ...(info && { info }) };
+  if (route === 'onJoin') return { type: 'join', ...where, info };
   if (route === 'onLeave') return { type: 'leave', ...where };
   return { type: 'message', route, body, ...where };
 }
@@ -61,15 +37,14 @@ function logged({ route, body, epoch, offset, time }: any): ChannelEvent | undef
  * One channel. `join` makes the session a member, and from then on it stays one through every reconnect, until `leave`. Each
  * message, join and leave is given exactly once and in the order of the channel. If that is impossible, `lost` says so.
  */
-export class Channel implements AsyncIterable<ChannelEvent> {
+export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<ChannelEvent> {
   readonly name: string;
   readonly #host: Host;
-  readonly #emitter = new Emitter<ChannelEvents>();
   readonly #readers = new Set<Reader>();
-  readonly #outbox: Outbox;
+  readonly #messages: Calls;
+  /** What is asked about the channel. */
+  readonly #reads: Calls;
   readonly #typing: Typing;
-  /** What is asked about the channel, and may be asked again. */
-  readonly #calls = new Set<Call>();
   /** We want to be a member. */
   #isWanted = false;
   /** We are a member, on this connection. */
@@ -78,29 +53,30 @@ export class Channel implements AsyncIterable<ChannelEvent> {
   #wasIn = false;
   /** The log says that the channel was deleted, and nothing has come since. */
   #isDeleted = false;
-  #joining: Joining | undefined;
+  /** Who waits for the membership, and for its end. */
+  readonly #joining = new Waiters<JoinResult>();
+  readonly #leaving = new Waiters<void>();
+  /** What is under way of both. */
   #join: Call | undefined;
-  #leave: { call: Call; done: () => void } | undefined;
+  #leave: Call | undefined;
 
   /** @internal */
   constructor(name: string, host: Host) {
+    super();
     this.name = name;
     this.#host = host;
-    this.#outbox = new Outbox(host._budget, host._longestPauseMs, host._keyLifeMs, () => this.#ready);
-    this.#typing = new Typing((userId, typing) => this.#emitter._emit('typing', { userId, typing }));
-  }
-
-  /** Calls a function for each event of this name. Returns a function that ends this. */
-  on<Name extends keyof ChannelEvents>(name: Name, call: (event: ChannelEvents[Name]) => unknown): () => void {
-    return this.#emitter._on(name, call);
+    const ready = () => this.#ready;
+    this.#messages = new Calls(host, ready, host._settings.keyLifeMs);
+    this.#reads = new Calls(host, ready);
+    this.#typing = new Typing((userId, typing) => this._emit('typing', { userId, typing }));
   }
 
   /** The messages, joins, leaves and losses from now on, until we are out of the channel. At most 10,000 wait for the loop. */
   [Symbol.asyncIterator](): AsyncIterableIterator<ChannelEvent> {
-    const reader = new Reader((it) => this.#readers.delete(it));
+    const reader = new Reader();
     if (this.#host._closed) reader._end();
-    else this.#readers.add(reader);
-    return reader;
+    this.#readers.add(reader);
+    return reader._read(() => this.#readers.delete(reader));
   }
 
   /**
@@ -113,15 +89,11 @@ export class Channel implements AsyncIterable<ChannelEvent> {
   join({ since }: { since?: Position | undefined } = {}): Promise<JoinResult> {
     if (this.#host._closed) return Promise.reject(this.#host._closed);
     if (this.#isIn) return Promise.resolve({ position: this.#position!, recovered: true, replayed: 0 });
-    if (!this.#joining) {
-      const promise = pending<JoinResult>((resolve, reject) => (this.#joining = { resolve, reject }));
-      Object.assign(this.#joining!, { promise });
-    }
     // What was asked for first counts: it may be under way.
     if (since && !this.#isWanted) this.#position = since;
     this.#isWanted = true;
     this.#enter();
-    return this.#joining!.promise!;
+    return this.#joining._wait();
   }
 
   /**
@@ -129,25 +101,10 @@ export class Channel implements AsyncIterable<ChannelEvent> {
    * when the connection ended, which has the same effect a little later.
    */
   async leave(): Promise<void> {
-    const connection = this.#isIn || this.#join ? this.#host._online : undefined;
+    const wasIn = this.#isIn || this.#join;
     this.#out(failure('LEFT', 'leave() was called'));
-    if (connection) {
-      await pending<void>((resolve, reject) => {
-        const done = () => {
-          this.#leave?.call._stop();
-          this.#leave = undefined;
-          resolve();
-          this.#enter();
-        };
-        const call = this.#call('chat.handler.leave', {}, ({ code, reason, ...rest }) => {
-          done();
-          // In both cases we are out.
-          if (code && reason !== 'NOT_JOINED' && reason !== 'LEAVE_PENDING') reject(new ChatError({ code, reason, ...rest }));
-        });
-        this.#leave = { call, done };
-        call._start(connection);
-      });
-    }
+    if (wasIn) this.#exit();
+    if (this.#leave) await this.#leaving._wait();
   }
 
   /**
@@ -159,11 +116,14 @@ export class Channel implements AsyncIterable<ChannelEvent> {
   send(body: object, { excludeSelf }: SendOptions = {}): Sent {
     const key = this.#host._newKey();
     const promise = pending<{ key: string }>((resolve, reject) => {
-      if (this.#host._closed) throw this.#host._closed;
       if (!body || typeof body !== 'object') throw failure('INVALID_BODY', 'the body of a message must be an object');
       // Made into text now, so the caller may go on using the object.
-      const text = request(PUBLISH, { channel: this.name, body, excludeSelf }, key);
-      this.#outbox._add(text, () => resolve({ key }), reject);
+      const text = this.#request('publish', { body, excludeSelf }, key);
+      const stored = () => {
+        this.#host._online?._prove();
+        resolve({ key });
+      };
+      this.#messages._add(text, stored, reject);
     });
     return Object.assign(promise, { key });
   }
@@ -189,7 +149,7 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     const members: Member[] = [];
     let pageToken = '';
     do {
-      const page = await this.#ask('chat.handler.members', { pageToken, pageSize: 1_000 });
+      const page = await this.#ask('members', { pageToken, pageSize: 1_000 });
       members.push(...page.members);
       pageToken = page.nextPageToken;
     } while (pageToken);
@@ -202,7 +162,7 @@ export class Channel implements AsyncIterable<ChannelEvent> {
    */
   async *history({ newestFirst = true, from, pageSize }: HistoryOptions = {}): AsyncGenerator<ChannelEvent, void, void> {
     for (let at = from, more = true; more; ) {
-      const page: Reply = await this.#ask('chat.handler.history', { newestFirst, from: at, pageSize });
+      const page: Reply = await this.#ask('history', { newestFirst, from: at, pageSize });
       if (at && page.continuity !== 'contiguous') yield { type: 'lost', reason: page.continuity, from: at, to: page.position };
       for (const publication of page.publications) {
         const { epoch, offset } = publication;
@@ -233,14 +193,16 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     this.#isIn = false;
     this.#isDeleted = false;
     this.#stopJoining();
-    this.#leave?.done();
-    this.#outbox._stop();
-    for (const call of this.#calls) call._stop();
+    this.#left();
+    this.#messages._stop();
+    this.#reads._stop();
   }
 
   /** The chat is closed for good. @internal */
-  _close(why: ChatError): void {
-    this.#outbox._fail(why);
+  _close(): void {
+    const why = this.#host._closed!;
+    this.#messages._fail(why);
+    this.#reads._fail(why);
     this.#out(why, true);
   }
 
@@ -251,14 +213,18 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     this.#stopJoining();
     this.#isWanted = true;
     const from = this.#position;
-    this.#position = position;
-    if (from && !isSame(from, position)) this.#lost('gap', from);
-    this.#entered({ position, recovered: !!from && isSame(from, position), replayed: 0 });
+    if (from && (from.epoch !== position.epoch || from.offset !== position.offset)) {
+      // Nobody has asked where we were: a token lets us in before we can say it. To get what we missed, we come in again.
+      this.#exit();
+    } else {
+      this.#position = position;
+      this.#entered({ position, recovered: !!from, replayed: 0 });
+    }
   }
 
   /** A back end has ended our membership. @internal */
   _removed(): void {
-    if (this.#isIn) this.#part(this.#isDeleted ? 'DELETED' : 'REMOVED');
+    if (this.#isIn) this.#part({ reason: this.#isDeleted ? 'DELETED' : 'REMOVED' });
   }
 
   /** Something came in this channel. @internal */
@@ -267,18 +233,21 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     if (!this.#isIn) return;
     const from = this.#position!;
     if (route === 'onPosition') {
-      this.#position = { epoch: body.epoch, offset: body.offset };
-      if (body.reason !== 'new-epoch') this.#lost(body.reason, from);
-      this.#emitter._emit('position', this.#position);
+      const { epoch, offset, reason } = body;
+      const position = (this.#position = { epoch, offset });
+      if (reason !== 'new-epoch') this.#lost(reason, from);
+      this._emit('position', position);
     } else if (ephemeral) {
       const { userId, typing } = body;
       if (typeof typing === 'boolean') this.#typing._heard(userId, typing);
-      else this.#emitter._emit('ephemeral', { route: route!, body, userId, time });
+      else this._emit('ephemeral', { route: route!, body, userId, time });
     } else if (offset! > from.offset) {
       const { epoch } = from;
       if (offset !== from.offset + 1) {
         this.#position = { epoch, offset: offset! - 1 };
         this.#lost('gap', from);
+        // A listener may have left.
+        if (!this.#isIn) return;
       }
       // It counts as given before it is given: a listener may leave and join again.
       this.#position = { epoch, offset: offset! };
@@ -288,12 +257,12 @@ export class Channel implements AsyncIterable<ChannelEvent> {
         if (event.type === 'message') this.#typing._heard(event.userId, false);
         this.#tell(event);
       }
-      this.#emitter._emit('position', { epoch, offset: offset! });
+      this._emit('position', { epoch, offset: offset! });
     }
   }
 
   #tell(event: ChannelEvent): void {
-    this.#emitter._emit(event.type, event as never);
+    this._emit(event.type, event as never);
     for (const reader of this.#readers) reader._push(event);
   }
 
@@ -302,28 +271,22 @@ export class Channel implements AsyncIterable<ChannelEvent> {
   }
 
   #ephemeral(body: object, excludeSelf?: boolean): boolean {
-    const connection = this.#host._online;
-    if (!this.#isIn || !connection || connection._unanswered >= BUSY) return false;
-    connection._ask(request(PUBLISH, { channel: this.name, body, ephemeral: true, excludeSelf }), () => {});
-    return true;
+    const connection = this.#isIn && this.#host._online;
+    if (!connection || connection._unanswered >= BUSY) return false;
+    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
+  }
+
+  #request(route: string, body: object, key?: string): string {
+    return request(`chat.handler.${route}`, { channel: this.name, ...body }, key);
   }
 
   #call(route: string, body: object, answered: (reply: Reply) => void): Call {
-    return new Call(request(route, { channel: this.name, ...body }), this.#host._longestPauseMs, answered);
+    return new Call(this.#request(route, body), this.#host._settings.longestPauseMs, answered);
   }
 
   /** Asks something that may be asked again, when we are in the channel. */
   #ask(route: string, body: object): Promise<Reply> {
-    return pending((resolve, reject) => {
-      if (this.#host._closed) throw this.#host._closed;
-      const call = this.#call(route, body, (reply) => {
-        this.#calls.delete(call);
-        if (reply.code) reject(new ChatError(reply));
-        else resolve(reply);
-      });
-      this.#calls.add(call);
-      this.#go();
-    });
+    return pending((...both) => this.#reads._add(this.#request(route, body), ...both));
   }
 
   /** Where the channel can be used: not before we are in, if we want to be. Otherwise the server knows best why it refuses. */
@@ -333,9 +296,8 @@ export class Channel implements AsyncIterable<ChannelEvent> {
 
   /** Does what waits for the membership. */
   #go(): void {
-    const connection = this.#ready;
-    this.#outbox._next();
-    if (connection) for (const call of this.#calls) call._start(connection);
+    this.#messages._next();
+    this.#reads._next();
   }
 
   /** Asks to become a member, if this is wanted and not under way. */
@@ -343,31 +305,47 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     const connection = this.#host._online;
     if (!connection || !this.#isWanted || this.#isIn || this.#join || this.#leave) return;
     const since = this.#position;
-    const call = this.#call('chat.handler.join', since ? { since } : { positions: true }, (reply) => {
+    const call = this.#call('join', since ? { since } : { positions: true }, (reply) => {
       this.#stopJoining();
       if (!reply.code) {
         // With a position of our own we go on from there: what was missed comes next.
         if (!since) this.#position = reply.position;
         this.#entered(reply as unknown as JoinResult);
-      } else this.#part(reply.reason!, reply);
+      } else this.#part(reply);
     });
     this.#join = call;
     call._start(connection);
   }
 
+  /** Asks to be a member no more. */
+  #exit(): void {
+    this.#leave = this.#call('leave', {}, (reply) => this.#left(reply));
+    this.#leave._start(this.#host._online!);
+  }
+
+  /** The leave was answered, or the connection has ended, which is as good. */
+  #left(reply?: Reply): void {
+    this.#leave?._stop();
+    this.#leave = undefined;
+    // With these two reasons we are out as well.
+    if (reply?.code && !/^(NOT_JOINED|LEAVE_PENDING)$/.test(reply.reason!)) this.#leaving._reject(new ChatError(reply));
+    else this.#leaving._resolve();
+    this.#enter();
+  }
+
   #entered({ position, recovered, replayed }: JoinResult): void {
     this.#isIn = this.#wasIn = true;
-    this.#joining?.resolve({ position, recovered, replayed });
-    this.#joining = undefined;
-    this.#emitter._emit('joined', { position, recovered });
+    this.#joining._resolve({ position, recovered, replayed });
+    this._emit('joined', { position, recovered });
     this.#go();
   }
 
   /** We are out, although we did not leave. */
-  #part(reason: string, reply?: Reply): void {
+  #part(reply: Omit<Reply, 'code'>): void {
     const wasIn = this.#wasIn;
-    this.#out(new ChatError(reply ?? { reason }));
-    if (wasIn) this.#emitter._emit('parted', { reason, ...(reply?.message && { message: reply.message }) });
+    const why = new ChatError(reply);
+    this.#out(why);
+    if (wasIn) this._emit('parted', { reason: why.reason, message: reply.message });
     this.#go();
   }
 
@@ -376,10 +354,10 @@ export class Channel implements AsyncIterable<ChannelEvent> {
     this.#isWanted = this.#isIn = this.#wasIn = false;
     this.#stopJoining();
     if (!keepPosition) this.#position = undefined;
-    this.#joining?.reject(why);
-    this.#joining = undefined;
+    this.#joining._reject(why);
     this.#typing._clear();
     for (const reader of this.#readers) reader._end();
+    this.#readers.clear();
   }
 
   #stopJoining(): void {

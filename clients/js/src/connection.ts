@@ -53,9 +53,9 @@ const OPEN = 1;
 const TOO_BIG = 1009;
 const ignore = () => {};
 
-/** How many bytes a text has in UTF-8. Not every platform has an encoder. */
+/** How many bytes a JSON text has in UTF-8. Not every platform has an encoder. */
 export const bytes = (text: string): number =>
-  text.replace(/[\u0800-\ud7ff\ue000-\uffff]/g, '___').replace(/[^\0-\x7f]/g, '__').length;
+  encodeURI(text).replace(/%../g, '_').length;
 
 /** A request as text, without the id, which each attempt has its own of. */
 export const request = (route: string, body?: object, key?: string): string =>
@@ -96,7 +96,7 @@ export class Connection {
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => {
       if (code === TOO_BIG) this.#tooBig = reason;
-      owner._lost(failure('LOST', `the connection was lost (${code}${reason && `: ${reason}`})`, true));
+      owner._lost(failure('LOST', `connection lost (${code} ${reason ?? ''})`, true));
     };
     // Always followed by onclose.
     socket.onerror = ignore;
@@ -107,13 +107,15 @@ export class Connection {
     return this.#asked.size;
   }
 
-  /** Sends what `request` has made. */
-  _ask(text: string, answered: Answered): void {
+  /** Sends what `request` has made. True if it was given to the socket. */
+  _ask(text: string, answered: Answered): boolean {
     const id = ++this.#lastId;
     this.#asked.set(id, { text, answered });
     if (!this.#deadline) this.#expect(this.#silenceMs);
     // A socket that is closing takes nothing. Its onclose follows.
-    if (this.#socket.readyState === OPEN) this.#socket.send(`{"id":${id},${text}`);
+    const isOpen = this.#socket.readyState === OPEN;
+    if (isOpen) this.#socket.send(`{"id":${id},${text}`);
+    return isOpen;
   }
 
   _ping(): void {

@@ -1,26 +1,28 @@
-/** Told to the platform as if nobody had caught it, so that it is seen in the console or by a monitor of errors. */
-function report(error: unknown): void {
-  const { reportError }: { reportError?: (error: unknown) => void } = globalThis;
-  if (reportError) reportError(error);
-  else console.error(error);
-}
+const platform: { reportError?: (error: unknown) => void } = globalThis;
 
-/** Calls listeners. One that fails, now or later, disturbs neither the others nor the caller. */
+/** Tells of an error that nobody has caught, so that it is seen in the console or by whoever watches for errors. */
+const report = (error: unknown): void => (platform.reportError ?? console.error)(error);
+
+/** Something that has events. */
 export class Emitter<Events> {
   readonly #listeners: { [Name in keyof Events]?: Set<{ call: (event: Events[Name]) => unknown }> } = {};
 
-  /** Returns a function that ends the subscription. */
-  _on<Name extends keyof Events>(name: Name, call: (event: Events[Name]) => unknown): () => void {
-    // An object of its own for each subscription: the same function may listen twice.
+  /** Calls a function for each event of this name. Returns a function that ends this. */
+  on<Name extends keyof Events>(name: Name, call: (event: Events[Name]) => unknown): () => void {
+    // An object of its own for each subscription, because the same function may listen twice.
     const listener = { call };
     const listeners = (this.#listeners[name] ??= new Set());
     listeners.add(listener);
     return () => void listeners.delete(listener);
   }
 
+  /**
+   * Calls the listeners. One that fails, now or later, disturbs neither the others nor the caller.
+   * @internal
+   */
   _emit<Name extends keyof Events>(name: Name, event: Events[Name]): void {
     const listeners = this.#listeners[name];
-    // A copy, because listeners may subscribe others, which begin with the next event.
+    // A copy, because a listener may subscribe others, which begin with the next event.
     for (const listener of [...(listeners ?? [])]) {
       if (listeners!.has(listener)) (async () => listener.call(event))().catch(report);
     }

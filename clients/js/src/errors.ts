@@ -12,22 +12,19 @@ import type { Reply } from './connection.js';
  * - `LOST`, `NO_ANSWER`, `OFFLINE`, `TOKEN_FAILED`, `NO_TOKEN`: why there is no connection.
  */
 export class ChatError extends Error {
-  readonly reason: string;
+  declare readonly reason: string;
   /** The code of the server's refusal; 0 if the library has refused. */
-  readonly code: number;
+  declare readonly code: number;
   /** True if the same may succeed later. */
-  readonly retry: boolean;
+  declare readonly retry: boolean;
   /** Everything that the server said, such as `until` with `BLOCKED`. */
-  readonly details: { readonly [name: string]: unknown };
+  declare readonly details: { readonly [name: string]: any };
 
   /** @internal */
   constructor(reply: Omit<Reply, 'code'> & { code?: number }) {
     super(reply.message ?? reply.reason);
-    this.name = 'ChatError';
-    this.reason = reply.reason ?? 'REFUSED';
-    this.code = reply.code ?? 0;
-    this.retry = reply.retry ?? false;
-    this.details = reply;
+    const { reason = 'REFUSED', code = 0, retry = false } = reply;
+    Object.assign(this, { name: 'ChatError', reason, code, retry, details: reply });
   }
 }
 

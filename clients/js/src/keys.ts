@@ -1,10 +1,9 @@
 /**
- * Makes keys for messages that nobody else makes. A platform without `crypto` has only `Math.random`, which is not made for
- * this: then two clients of one user could, with bad luck, make the same.
+ * Makes keys that no other message has. Platforms without `crypto.randomUUID` (such as pages without https) have only
+ * `Math.random`, which was not made for this. But a key is compared only with those of the last minutes.
  */
 export function keys(): () => string {
-  const parts = globalThis.crypto?.getRandomValues(new Uint32Array(4)) ?? Array.from('1234', () => Math.random() * 2 ** 32);
-  const chat = Array.from(parts, (part) => Math.floor(part).toString(36)).join('');
+  const chat = globalThis.crypto?.randomUUID?.() ?? `${Math.random()}${Math.random()}`;
   let last = 0;
   return () => `${chat}-${++last}`;
 }

@@ -9,20 +9,17 @@ export interface PageEvents {
 }
 
 /** Listens to what the platform has of it. Returns a function that ends it. */
-export function watchPage(events: PageEvents): () => void {
-  const ends: (() => void)[] = [];
-  const listen = (target: EventTarget | undefined, name: string, call: () => void) => {
-    if (!target?.addEventListener) return;
-    target.addEventListener(name, call);
-    ends.push(() => target.removeEventListener(name, call));
-  };
+export function watchPage({ _woke, _offline, _hidden }: PageEvents): () => void {
   const { document } = globalThis;
-  listen(globalThis, 'online', events._woke);
-  listen(globalThis, 'pageshow', events._woke);
-  listen(globalThis, 'offline', events._offline);
-  listen(globalThis, 'pagehide', events._hidden);
-  listen(document, 'visibilitychange', () => (document.hidden ? events._hidden() : events._woke()));
+  const listeners: [EventTarget | undefined, string, () => void][] = [
+    [globalThis, 'online', _woke],
+    [globalThis, 'pageshow', _woke],
+    [globalThis, 'offline', _offline],
+    [globalThis, 'pagehide', _hidden],
+    [document, 'visibilitychange', () => (document.hidden ? _hidden() : _woke())],
+  ];
+  for (const [target, name, call] of listeners) target?.addEventListener?.(name, call);
   return () => {
-    for (const end of ends) end();
+    for (const [target, name, call] of listeners) target?.removeEventListener?.(name, call);
   };
 }

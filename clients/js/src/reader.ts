@@ -8,51 +8,38 @@ const start = (event: ChannelEvent): Position =>
   event.type === 'lost' ? event.from : { epoch: event.epoch, offset: event.offset - 1 };
 
 /** The events of a channel for one `for await`. It may be slow: what is too much for it is told as lost. */
-export class Reader implements AsyncIterableIterator<ChannelEvent> {
-  readonly #ended: (reader: Reader) => void;
+export class Reader {
   #events: ChannelEvent[] = [];
-  /** Calls of `next` that wait for an event. */
-  #waiting: ((result: IteratorResult<ChannelEvent>) => void)[] = [];
   #hasEnded = false;
-
-  constructor(ended: (reader: Reader) => void) {
-    this.#ended = ended;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  next(): Promise<IteratorResult<ChannelEvent>> {
-    return new Promise((resolve) => {
-      const value = this.#events.shift();
-      if (value) resolve({ value });
-      else if (this.#hasEnded) resolve({ value, done: true });
-      else this.#waiting.push(resolve);
-    });
-  }
-
-  /** Called by the platform when the loop is left. */
-  async return(): Promise<IteratorResult<ChannelEvent>> {
-    this.#events = [];
-    this._end();
-    return { value: undefined, done: true };
-  }
+  /** Goes on with the loop that waits for an event. */
+  #wake: (() => void) | undefined;
 
   _push(event: ChannelEvent): void {
-    const waiting = this.#waiting.shift();
-    if (waiting) return waiting({ value: event });
-    const first = this.#events[0];
-    if (first && this.#events.length >= MOST) {
-      this.#events = [{ type: 'lost', reason: 'overflow', from: start(first), to: start(event) }];
+    const [first] = this.#events;
+    if (this.#events.length >= MOST) {
+      this.#events = [{ type: 'lost', reason: 'overflow', from: start(first!), to: start(event) }];
     }
     this.#events.push(event);
+    this.#wake?.();
   }
 
   /** What was not read yet can still be read. */
   _end(): void {
     this.#hasEnded = true;
-    for (const resolve of this.#waiting.splice(0)) resolve({ value: undefined, done: true });
-    this.#ended(this);
+    this.#wake?.();
+  }
+
+  /** `left` is called when the loop is left. */
+  async *_read(left: () => void): AsyncGenerator<ChannelEvent, void, void> {
+    try {
+      for (;;) {
+        const event = this.#events.shift();
+        if (event) yield event;
+        else if (this.#hasEnded) return;
+        else await new Promise<void>((resolve) => (this.#wake = resolve));
+      }
+    } finally {
+      left();
+    }
   }
 }

@@ -53,12 +53,12 @@ export type State = 'connecting' | 'online' | 'away' | 'closed';
 export interface StateEvent {
   readonly state: State;
   /** Why, with `away` and `closed`. */
-  readonly reason?: string;
-  readonly message?: string;
+  readonly reason?: string | undefined;
+  readonly message?: string | undefined;
   /** When the next attempt comes, with `away`. */
-  readonly retryInMs?: number;
+  readonly retryInMs?: number | undefined;
   /** The same as an error, with all details. */
-  readonly error?: ChatError;
+  readonly error?: ChatError | undefined;
 }
 
 /** A message of a back end for this session alone. */
@@ -90,7 +90,7 @@ export interface MessageEvent extends Logged {
 export interface JoinEvent extends Logged {
   readonly type: 'join';
   /** What the user's token or a back end tells everybody about the user. */
-  readonly info?: Body;
+  readonly info?: Body | undefined;
 }
 
 /** A user's last session has gone. */
@@ -142,7 +142,7 @@ export interface JoinedEvent {
 export interface PartedEvent {
   /** `REMOVED`, `DELETED`, or the reason for which the server refused to let us in again. */
   readonly reason: string;
-  readonly message?: string;
+  readonly message?: string | undefined;
 }
 
 export interface ChannelEvents {
