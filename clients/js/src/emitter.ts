@@ -1,7 +1,10 @@
-const platform: { reportError?: (error: unknown) => void } = globalThis;
+type Report = (error: unknown) => void;
+
+/** Not every platform has both, or one of them. */
+const platform: { reportError?: Report; console?: { error: Report } } = globalThis;
 
 /** Tells of an error that nobody has caught, so that it is seen in the console or by whoever watches for errors. */
-const report = (error: unknown): void => (platform.reportError ?? console.error)(error);
+const report: Report = (error) => (platform.reportError ?? platform.console?.error)?.(error);
 
 /** Something that has events. */
 export class Emitter<Events> {
