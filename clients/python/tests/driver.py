@@ -247,7 +247,7 @@ async def main() -> None:
         command = json.loads(line)
         try:
             begun = driver.begin(command)
-        except Exception as error:  # noqa: BLE001 - whoever has sent the command is told
+        except Exception as error:
             begun = failed(error)
         task = asyncio.create_task(driver.answer(command, begun))
         doing.add(task)

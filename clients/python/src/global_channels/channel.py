@@ -1,5 +1,6 @@
 """One channel: what an application does there, and what it is told."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, Protocol, overload
 
@@ -110,13 +111,11 @@ class Channel:
         Waits while the chat is away, and while the server says that it may pass. Raises ChatError if it is refused for
         good; then the channel is not joined. If you are cancelled while you wait, the channel is not joined either.
         """
-        if self._line.closed is not None:
-            raise self._line.closed
+        if (closed := self._line.closed) is not None:
+            raise closed
         position = None if since is None else Position.read(since)
         if since is not None and position is None:
-            raise ValueError(
-                f'{since!r} is no position. Give a Position, or one such as {{"epoch": "7f3a", "offset": 17}}.'
-            )
+            raise ValueError(f'{since!r} is no position. Give a Position, or one such as {{"epoch": "7f3a", "offset": 17}}.')
         if position is not None and not self._membership.is_wanted:
             self._follower.position = position
         self._membership.want()
@@ -179,9 +178,7 @@ class Channel:
         """
         position = None if from_ is None else Position.read(from_)
         if from_ is not None and position is None:
-            raise ValueError(
-                f'{from_!r} is no position. Give a Position, or one such as {{"epoch": "7f3a", "offset": 17}}.'
-            )
+            raise ValueError(f'{from_!r} is no position. Give a Position, or one such as {{"epoch": "7f3a", "offset": 17}}.')
         return history(self._reader, self.name, newest_first=newest_first, from_=position, page_size=page_size)
 
     def __aiter__(self) -> Stream:
@@ -249,15 +246,17 @@ class Channel:
         self._typists.clear()
         self._streams.end()
 
-    async def settled(self, seconds: float) -> None:
-        """Waits until async listeners have got what they were told."""
-        await self._listeners.settled(seconds)
+    def busy(self) -> "asyncio.Task[None] | None":
+        """The task that is over when async listeners have got what they were told."""
+        return self._listeners.busy()
 
     def added(self, position: Position) -> None:
         """A back end has made this client a member, or the user's token has."""
-        recovered = self.position == position
+        before = self.since()
+        recovered = before == position
         if not self._membership.added(position, recovered=recovered):
             return
+        self._follower.position = before
         lost = self._follower.added(position)
         if lost is not None:
             self._give(lost)
@@ -309,8 +308,8 @@ class Channel:
     def _entered(self, position: Position, *, recovered: bool) -> None:
         self._was_deleted = False
         self._hold()
-        self._note()
         self._tell(Joined(position, recovered=recovered))
+        self._note()
         self._outbox.open()
 
     def _out(self, why: ChatError) -> None:

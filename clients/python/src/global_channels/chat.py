@@ -103,7 +103,7 @@ class Chat:
     async def online(self) -> None:
         """Waits until the chat is online. Raises ChatError with the reason if it is closed."""
         if self._why_closed is not None:
-            raise self._why_closed
+            raise self._why_closed.again()
         if self.line.connection is None:
             await self._online.wait()
 
@@ -126,17 +126,15 @@ class Chat:
         params = object_to_json({} if body is None else body)
         size = len(params.encode())
         if not self.line.take(size):
-            raise ChatError(
-                QUEUE_FULL, "What waits for answers has reached the limit. Wait until it is answered.", retry=True
-            )
+            raise ChatError(QUEUE_FULL, "What waits for answers has reached the limit. Wait until it is answered.", retry=True)
         try:
             while self.line.connection is None:
                 await self.online()
             outcome = await self.line.connection.call(route, params, key)
         finally:
             self.line.give(size)
-        if outcome.body is None and self.line.closed is not None:
-            raise self.line.closed
+        if outcome.body is None and (closed := self.line.closed) is not None:
+            raise closed
         # An answer of the operator's own may have a code, too. Only the server's refusals say whether to retry.
         is_answered = outcome.body is not None and not isinstance(outcome.body.get("retry"), bool)
         if outcome.error is not None and not is_answered:
@@ -151,16 +149,17 @@ class Chat:
         """
         self._finish(ChatError(CLOSED, "The chat was closed."))
         await self._session.stopped(STOP_WITHIN)
-        listeners = [self._listeners.settled, *(channel.settled for channel in self._channels.values())]
-        await asyncio.gather(*(settled(LISTENERS_WITHIN) for settled in listeners))
+        busy = [self._listeners.busy(), *(channel.busy() for channel in tuple(self._channels.values()))]
+        if tasks := {task for task in busy if task is not None}:
+            _, late = await asyncio.wait(tasks, timeout=LISTENERS_WITHIN)
+            for task in late:
+                task.cancel()
 
     async def __aenter__(self) -> "Chat":
         """Returns the chat at once. It need not be online yet."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Closes the chat."""
         await self.close()
 

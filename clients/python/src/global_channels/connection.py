@@ -16,6 +16,8 @@ TOO_BIG_CODE = 1009  # WebSocket's close code for a message beyond the server's 
 
 OWN_CODES = 4000  # Close codes from here on are the server's own, and the reason beside them is a word to decide by.
 
+CROWDED = 64 * 1024  # characters that the socket has not taken yet
+
 CHECKS = 4  # in the time of a ping: how soon a machine notices that it has slept
 
 YIELDS = 4  # turns of the loop: enough for tasks that wait through wait_for, gather or a TaskGroup
@@ -86,6 +88,7 @@ class Connection:
         self._last_id = 0
         self._asked: dict[int, _Asked] = {}
         self._unsent: asyncio.Queue[str] = asyncio.Queue()
+        self._unsent_size = 0
         self._kick: Mapping[str, Any] | None = None
         self.end: End | None = None
         self.ended: asyncio.Future[End] = self._loop.create_future()
@@ -111,6 +114,7 @@ class Connection:
             return
         self._asked[self._last_id] = _Asked(len(text.encode()), answered)
         self._unsent.put_nowait(text)
+        self._unsent_size += len(text)
         if self._silent_since is None:
             self._silent_since = self._loop.time()
             self._plan_check()
@@ -134,12 +138,13 @@ class Connection:
         return outcome.body or {}
 
     def is_crowded(self) -> bool:
-        """True if the socket does not take what it is given at once."""
-        return self._unsent.qsize() > 0
+        """True if the socket does not take what it is given."""
+        return self._unsent_size > CROWDED
 
     # The tasks
 
     async def _read(self) -> None:
+        await asyncio.sleep(0)  # With an eager task factory, this would run before the connection is complete.
         try:
             while self.end is None:
                 text = await self._socket.receive()
@@ -157,7 +162,9 @@ class Connection:
     async def _write(self) -> None:
         try:
             while True:
-                await self._socket.send(await self._unsent.get())
+                text = await self._unsent.get()
+                await self._socket.send(text)
+                self._unsent_size -= len(text)
         except SocketClosed:
             pass  # The reader is told, too, and after everything that came before.
         except OSError as error:
@@ -189,10 +196,7 @@ class Connection:
 
     def _plan_check(self) -> None:
         """Plans to look when a ping is due, when the silence is too long, and now and then whether we have slept."""
-        if self._silent_since is not None:
-            due = self._silent_since + self._silence
-        else:
-            due = self._heard + self._ping_after
+        due = self._silent_since + self._silence if self._silent_since is not None else self._heard + self._ping_after
         now = self._loop.time()
         due = max(now, min(due, now + self._ping_after / CHECKS))
         if self._check is not None:
@@ -247,6 +251,11 @@ class Connection:
         self._finish(LOST, "The connection was given up.", 1006)
         self._tasks[0].cancel()
 
+    def abort(self) -> None:
+        """Ends the connection and its socket at once."""
+        self.drop()
+        self._socket.abort()
+
     async def close_socket(self, seconds: float) -> None:
         """Closes the socket: in the usual way if that works within this time, and otherwise at once."""
         reader = self._tasks[0]
@@ -255,7 +264,7 @@ class Connection:
                 await asyncio.wait_for(self._socket.close(1000), seconds)
         except (OSError, SocketClosed, asyncio.TimeoutError):
             pass
-        except Exception as error:  # noqa: BLE001 - a socket may be of an application's own making
+        except Exception as error:
             report("closing a socket", error)
         finally:
             self._socket.abort()

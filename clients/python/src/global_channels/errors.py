@@ -7,9 +7,9 @@ from typing import Any
 CLOSED = "CLOSED"
 LOST = "LOST"
 NO_ANSWER = "NO_ANSWER"
-NO_TOKEN = "NO_TOKEN"  # noqa: S105 - the name of a reason, not a password
+NO_TOKEN = "NO_TOKEN"
 QUEUE_FULL = "QUEUE_FULL"
-TOKEN_FAILED = "TOKEN_FAILED"  # noqa: S105 - as above
+TOKEN_FAILED = "TOKEN_FAILED"
 TOO_BIG = "TOO_BIG"
 UNKNOWN = "UNKNOWN"
 INVALID_BODY = "INVALID_BODY"
@@ -45,6 +45,10 @@ class ChatError(Exception):
         """For people: the reason and the message."""
         return f"{self.reason}: {self.message}"
 
+    def again(self) -> "ChatError":
+        """The same error, to be raised once more. Raised twice, one error would hold the frames of both."""
+        return ChatError(self.reason, self.message, code=self.code, retry=self.retry, details=self.details)
+
     @property
     def retry_after(self) -> float:
         """How many seconds the server asks to wait before the same request is repeated."""
@@ -57,9 +61,7 @@ class ConnectionEndedError(ChatError):
 
     def __init__(self) -> None:
         """Is made by the library."""
-        super().__init__(
-            UNKNOWN, "The connection ended before the answer came, so this may have been done.", retry=True
-        )
+        super().__init__(UNKNOWN, "The connection ended before the answer came, so this may have been done.", retry=True)
 
 
 def refusal(body: Mapping[str, Any]) -> ChatError:

@@ -11,7 +11,7 @@ class Line:
         """`room` is the number of bytes that requests without an answer may have together."""
         self._room = room
         self.connection: Connection | None = None
-        self.closed: ChatError | None = None
+        self._closed: ChatError | None = None
 
     def take(self, size: int) -> bool:
         """Takes room for a request. False: there is not enough, and nothing was taken."""
@@ -24,7 +24,12 @@ class Line:
         """Gives the room of a request back."""
         self._room += size
 
+    @property
+    def closed(self) -> ChatError | None:
+        """What everything fails with, if the chat is closed."""
+        return None if self._closed is None else self._closed.again()
+
     def close(self, why: str) -> ChatError:
         """From now on, everything fails with the error that this returns."""
-        self.closed = ChatError(CLOSED, why)
-        return self.closed
+        self._closed = ChatError(CLOSED, why)
+        return self._closed

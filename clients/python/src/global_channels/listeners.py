@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 Listener = Callable[[Any], object]
@@ -51,8 +52,7 @@ class Listeners:
     def on(self, event: str, listener: Listener) -> Callable[[], None]:
         """Adds a listener. Returns a function that removes it again, and does nothing if it is called twice."""
         listeners = self._listeners.setdefault(event, [])
-        # The same function may be given twice. An entry of its own tells the two apart.
-        entry: Listener = lambda told: listener(told)  # noqa: E731 - a function would need a name that says nothing
+        entry = partial(listener)  # The same function may be given twice. An object of its own tells the two apart.
         listeners.append(entry)
 
         def off() -> None:
@@ -71,7 +71,7 @@ class Listeners:
     def _call(self, listener: Listener, event: Event) -> Awaitable[object] | None:
         try:
             returned = listener(event)
-        except Exception as error:  # noqa: BLE001 - whatever an application's code raises
+        except Exception as error:
             report(f"a listener of {event.type!r}", error)
             return None
         return returned if inspect.isawaitable(returned) else None
@@ -118,19 +118,12 @@ class Listeners:
             self._running.cancel()
             self._running = None
 
-    async def settled(self, seconds: float) -> None:
-        """Waits until async listeners have got all that was told, but no longer than this. Then they are cancelled.
+    def busy(self) -> "asyncio.Task[None] | None":
+        """The task that is over when async listeners have got all that was told. None: nothing waits.
 
-        If a listener calls this, nothing is waited for, because it would wait for itself.
+        None as well if a listener asks, because it would wait for itself.
         """
-        task = self._task
-        if task is None or self._running is asyncio.current_task():
-            return
-        _, late = await asyncio.wait({task}, timeout=seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+        return None if self._running is asyncio.current_task() else self._task
 
 
 def _discard(called: Awaitable[object]) -> None:

@@ -105,8 +105,8 @@ class Membership:
     async def member(self) -> Connection:
         """Waits until the channel is joined. Returns the connection. Raises ChatError if it is not wanted, or refused."""
         while not self.is_in or self._line.connection is None:
-            if self._line.closed is not None:
-                raise self._line.closed
+            if (closed := self._line.closed) is not None:
+                raise closed
             if not self.is_wanted:
                 raise ChatError(NOT_JOINED, "The channel is not joined. Join it first.")
             await self._entering.wait()

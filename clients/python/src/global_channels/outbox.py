@@ -121,9 +121,7 @@ class Outbox:
         params = f'{{"channel":{self._channel},"body":{text}{excluding},"key":"{sent.key}"}}'
         message = _Message(params, sent)
         if not self._line.take(message.size):
-            full = (
-                "The messages that wait to be stored have reached the limit. Send less, or wait until they are stored."
-            )
+            full = "The messages that wait to be stored have reached the limit. Send less, or wait until they are stored."
             sent.settle(ChatError(QUEUE_FULL, full, retry=True))
             return sent
         self._messages.append(message)
@@ -148,12 +146,12 @@ class Outbox:
             if message is self._in_flight:
                 message.is_last_try = True
             else:
-                self._settle(message, error if message.first_try is None else _may_be_stored())
+                self._settle(message, error.again() if message.first_try is None else _may_be_stored())
 
     def close(self, error: ChatError) -> None:
         """The application has closed the chat. All messages fail."""
         for message in tuple(self._messages):
-            self._settle(message, error, is_expected=True)
+            self._settle(message, error.again(), is_expected=True)
 
     def _flow(self) -> None:
         while self._is_open and self._messages and self._in_flight is None and self._pause is None:
@@ -199,6 +197,4 @@ class Outbox:
 
 
 def _may_be_stored() -> ChatError:
-    return ChatError(
-        UNKNOWN, "The message may have been stored. It was sent, and no answer came while a repetition was safe."
-    )
+    return ChatError(UNKNOWN, "The message may have been stored. It was sent, and no answer came while a repetition was safe.")

@@ -1,6 +1,5 @@
 """Places in the log of a channel."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -17,10 +16,8 @@ class Position(NamedTuple):
     @classmethod
     def read(cls, given: object) -> "Position | None":
         """Reads a position, a pair, or the form of the protocol. None: it is nothing of these."""
-        if isinstance(given, Mapping):
-            given = (given.get("epoch"), given.get("offset"))
         match given:
             # Python counts booleans as integers.
-            case (str(epoch), int(offset)) if offset >= 0 and not isinstance(offset, bool):
-                return cls(epoch, offset)
+            case (str(epoch), int(offset)) | {"epoch": str(epoch), "offset": int(offset)} if offset >= 0:
+                return None if isinstance(offset, bool) else cls(epoch, offset)
         return None

@@ -58,11 +58,10 @@ class Session:
         self._memory = memory
         self._host = host
         self._pauses = Backoff(options.longest_pause_ms / 1000, options.random)
-        self._tokens = Tokens(
-            options.token, lambda: Backoff(options.longest_pause_ms / 1000, options.random), options.random
-        )
+        self._tokens = Tokens(options.token, lambda: Backoff(options.longest_pause_ms / 1000, options.random), options.random)
         self._is_last_token = False  # If the server refuses this token, too, a further one is no use.
-        self._was_in = False
+        self._was_in = False  # A session of ours may be what is still logged in.
+        self._is_stopped = False
         self._connection: Connection | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +83,7 @@ class Session:
 
     def stop(self) -> None:
         """Ends the connection, and connects no more."""
+        self._is_stopped = True
         if self._connection is not None:
             self._connection.drop()
         self._running.cancel()
@@ -121,7 +121,9 @@ class Session:
     # The loop
 
     async def _run(self) -> None:
+        await asyncio.sleep(0)  # With an eager task factory, this would run before the chat is complete.
         await self._memory.load()
+        self._was_in = self._memory.secret is not None
         for url in itertools.cycle(web_socket_urls(self._options.url)):
             verdict = await self._connect(url)
             if isinstance(verdict, Stop):
@@ -145,19 +147,29 @@ class Session:
             return Again(error.reason, error.message) if error.retry else Stop(error)
         except asyncio.TimeoutError:
             return Again(NO_ANSWER, f"{url} has not answered for {silence:g} seconds.")
-        except Exception as error:  # noqa: BLE001 - `websockets` raises errors of many kinds, and so may an application
+        except Exception as error:
             return Again(LOST, f"There is no connection to {url}: {error}")
         connection = self._connection = Connection(
             socket, self, ping=self._options.ping_ms / 1000, silence=silence, clock=self._options.clock
         )
         try:
             verdict = await self._log_in(connection, token)
-            return verdict or of_end(await connection.ended, has_tokens=bool(self._tokens))
-        finally:
-            self._connection = None
-            connection.drop()
-            # Not awaited: a socket on a dead network closes slowly, and the next connection need not wait for that.
-            self.spawn(connection.close_socket(CLOSE_WITHIN))
+            verdict = verdict or of_end(await connection.ended, has_tokens=bool(self._tokens))
+        except asyncio.CancelledError:
+            # If it is not the chat that stops us, the loop is about to be closed, and would not wait for another task.
+            if self._is_stopped:
+                self._let_go(connection)
+            else:
+                connection.abort()
+            raise
+        self._let_go(connection)
+        return verdict
+
+    def _let_go(self, connection: Connection) -> None:
+        """Closes the socket, but does not wait: on a dead network that is slow, and the next connection need not wait."""
+        self._connection = None
+        connection.drop()
+        self.spawn(connection.close_socket(CLOSE_WITHIN))
 
     async def _log_in(self, connection: Connection, token: str | None) -> Again | Stop | None:
         """None: the user is logged in."""
@@ -165,8 +177,6 @@ class Session:
             # A secret of our own is as good as one of the server's. It makes the first login safe to repeat: if only its
             # answer is lost, the next login takes the place over instead of being refused.
             self._memory.keep(secrets.token_urlsafe(16))
-        else:
-            self._was_in = True
         while True:
             try:
                 answer = await connection.ask(LOGIN, to_json(self._credentials(token)))

@@ -24,15 +24,15 @@ MOST_POSITIONS = 200  # A session is in 100 channels at most. The rest is of cha
 class Storage(Protocol):
     """Keeps texts by name, as the Web's Storage does. Each method may be plain or async."""
 
-    def get_item(self, key: str, /) -> str | None | Awaitable[str | None]:
+    def get_item(self, key: str, /) -> Awaitable[str | None] | str | None:
         """The text that was set last, or None."""
         ...
 
-    def set_item(self, key: str, text: str, /) -> None | Awaitable[None]:
+    def set_item(self, key: str, text: str, /) -> Awaitable[None] | None:
         """Sets a text. The next `get_item` finds it, or the one before, but nothing in between."""
         ...
 
-    def remove_item(self, key: str, /) -> None | Awaitable[None]:
+    def remove_item(self, key: str, /) -> Awaitable[None] | None:
         """Removes a text, if there is one."""
         ...
 
@@ -72,10 +72,10 @@ class FileStorage:
         try:
             with os.fdopen(handle, "w") as file:
                 json.dump(items, file)
-            os.replace(path, self._path)  # noqa: PTH105 - the path is a text here
+            os.replace(path, self._path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108 - as above
+                os.unlink(path)
             raise
 
 
@@ -106,7 +106,7 @@ class Memory:
         try:
             text = await _answer(self._storage.get_item(self._key))
             stored = json.loads(text) if text else None
-        except Exception as error:  # noqa: BLE001 - a storage is of an application's own making
+        except Exception as error:
             report("reading the storage", error)
             return
         if not isinstance(stored, dict) or stored.get("user") != self._user:
@@ -159,7 +159,7 @@ class Memory:
                 await _answer(self._storage.remove_item(self._key))
             else:
                 await _answer(self._storage.set_item(self._key, json.dumps(stored, ensure_ascii=False)))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             report("writing the storage", error)
 
     async def finish(self) -> None:

@@ -10,7 +10,7 @@ from .errors import NO_TOKEN, TOKEN_FAILED, ChatError, ConnectionEndedError
 
 REFRESH = "connector.handler.refresh"
 
-GetToken = Callable[[], str | None | Awaitable[str | None]]
+GetToken = Callable[[], Awaitable[str | None] | str | None]
 
 ANSWER_WITHIN = 30.0  # seconds: a call that hangs must not keep the chat from connecting
 
@@ -44,6 +44,8 @@ class Tokens:
             token = self._get()
             if inspect.isawaitable(token):
                 token = await asyncio.wait_for(token, ANSWER_WITHIN)
+            if not isinstance(token, str | None):
+                raise TypeError(f"it has returned {type(token).__name__}, and not a string")
         except Exception as error:
             failed = f"The application's function for tokens has failed: {error!r}"
             raise ChatError(TOKEN_FAILED, failed, retry=True) from error

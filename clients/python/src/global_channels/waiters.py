@@ -3,6 +3,8 @@
 import asyncio
 from typing import Generic, TypeVar
 
+from .errors import ChatError
+
 T = TypeVar("T")
 
 
@@ -32,8 +34,8 @@ class Waiters(Generic[T]):
             if not future.done():
                 future.set_result(result)
 
-    def reject(self, error: Exception) -> None:
+    def reject(self, error: ChatError) -> None:
         """All who wait now fail."""
         for future in self._futures:
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(error.again())
