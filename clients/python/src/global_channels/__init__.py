@@ -1,0 +1,81 @@
+"""A client for global channels: chat and realtime rooms, exactly once and in order, through every reconnect.
+
+async with connect("ws://127.0.0.1:3010", user="xialei") as chat:
+    channel = chat.channel("garden")
+    await channel.join()
+    await channel.send({"content": "hello"})
+    async for event in channel:
+        print(event)
+"""
+
+from .channel import Channel
+from .chat import Chat, connect
+from .errors import ChatError
+from .events import (
+    Body,
+    ChannelEvent,
+    ChatEvent,
+    Ephemeral,
+    Join,
+    Joined,
+    Leave,
+    LogEvent,
+    Lost,
+    LostReason,
+    Message,
+    Moved,
+    Parted,
+    Push,
+    State,
+    StateName,
+    Typing,
+    UserId,
+)
+from .membership import JoinResult
+from .outbox import Sent, Stored
+from .pages import Member, Publication
+from .positions import Position
+from .sockets import OpenSocket, Socket, SocketClosed, WebSocket, open_socket
+from .storage import FileStorage, Storage
+from .streams import Stream
+from .tokens import GetToken
+
+__all__ = [
+    "Body",
+    "Channel",
+    "ChannelEvent",
+    "Chat",
+    "ChatError",
+    "ChatEvent",
+    "Ephemeral",
+    "FileStorage",
+    "GetToken",
+    "Join",
+    "JoinResult",
+    "Joined",
+    "Leave",
+    "LogEvent",
+    "Lost",
+    "LostReason",
+    "Member",
+    "Message",
+    "Moved",
+    "OpenSocket",
+    "Parted",
+    "Position",
+    "Publication",
+    "Push",
+    "Sent",
+    "Socket",
+    "SocketClosed",
+    "State",
+    "StateName",
+    "Storage",
+    "Stored",
+    "Stream",
+    "Typing",
+    "UserId",
+    "WebSocket",
+    "connect",
+    "open_socket",
+]

@@ -1,0 +1,86 @@
+"""Events for those who iterate over a channel."""
+
+import asyncio
+from collections import deque
+from weakref import WeakSet
+
+from .events import LogEvent, Lost
+
+MOST_EVENTS = 10_000  # that wait for one reader
+
+
+class Stream:
+    """One iteration over the events of a channel. It begins when it is made, and ends when the channel is left.
+
+    It holds 10,000 events at most. If its reader is slower than that, the oldest are dropped. Then it gives
+    `Lost("overflow")` once in their place, and goes on with those that it has.
+    """
+
+    def __init__(self, source: object) -> None:
+        """Is made by the channel, `source`, which must live as long as somebody iterates over it."""
+        self._source = source
+        self._events: deque[LogEvent] = deque(maxlen=MOST_EVENTS)
+        self._has_dropped = False
+        self._is_over = False
+        self._wake: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> "Stream":
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> LogEvent:
+        """The next event. Only one task may wait for it at a time."""
+        while not self._has_dropped and not self._events:
+            if self._is_over:
+                raise StopAsyncIteration
+            if self._wake is not None:
+                raise RuntimeError("Two tasks iterate over one stream. Let each of them iterate over the channel.")
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        if self._has_dropped:
+            self._has_dropped = False
+            return Lost("overflow", None, None)
+        return self._events.popleft()
+
+    def put(self, event: LogEvent) -> None:
+        """Adds an event."""
+        self._has_dropped = self._has_dropped or len(self._events) == MOST_EVENTS
+        self._events.append(event)
+        self._notify()
+
+    def end(self) -> None:
+        """Nothing follows what is in here."""
+        self._is_over = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Streams:
+    """The iterations over one channel. A stream that nobody holds any more is forgotten."""
+
+    def __init__(self) -> None:
+        """There is none."""
+        self._streams: WeakSet[Stream] = WeakSet()
+
+    def open(self, source: object) -> Stream:
+        """Begins another one."""
+        stream = Stream(source)
+        self._streams.add(stream)
+        return stream
+
+    def put(self, event: LogEvent) -> None:
+        """Adds an event to all of them."""
+        for stream in tuple(self._streams):
+            stream.put(event)
+
+    def end(self) -> None:
+        """Ends all of them."""
+        for stream in tuple(self._streams):
+            stream.end()
+        self._streams.clear()
