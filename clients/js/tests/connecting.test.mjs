@@ -367,6 +367,17 @@ test('a listener that was removed is not called, even if another one has just re
   assert.deepEqual(told, ['online']);
 });
 
+test('a listener that comes in the middle of an event begins with the next one', async (t) => {
+  const world = new World(t);
+  const chat = await world.connect();
+  const told = [];
+  chat.on('state', () => chat.on('state', (event) => told.push(event.state)));
+  await world.letIn();
+  assert.deepEqual(told, []);
+  await world.socket.end();
+  assert.deepEqual(told, ['away']);
+});
+
 test('pushes for this session alone are told, and those of the protocol are not', async (t) => {
   const world = new World(t);
   const chat = await world.online();
