@@ -14,6 +14,8 @@ import { pending, Waiters } from './waiters.js';
 
 /** Timers of some platforms fire at once if they are to wait for longer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
+/** After this time the server has noticed that a connection is gone. */
+const GHOST_MS = 60_000;
 
 /** A session that stays logged in, whatever happens to its connection, until `close`. */
 export class Chat extends Emitter<ChatEvents> implements Host {
@@ -50,6 +52,8 @@ export class Chat extends Emitter<ChatEvents> implements Host {
   /** The server does not want to see us before. */
   #notBefore = 0;
   #refresh: ReturnType<typeof setTimeout> | undefined;
+  /** Until then, a session may live that we do not know of, because the answer to its login was lost. */
+  #ghostUntil = 0;
   /** The last token was refused, so one more is asked for, and no third. */
   #isTokenDoubted = false;
 
@@ -174,16 +178,19 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     const { _store } = this;
     const body = { userId: this._settings.user, token, positions: true, resume: _store._secret };
     connection._ask(request('connector.handler.login', body), (reply) => {
-      // Without an answer the connection has ended, and its end was told.
-      if (!reply) return;
+      if (!reply) {
+        // The connection has ended, and its end was told. But we may be logged in.
+        this.#ghostUntil = now() + GHOST_MS;
+        return;
+      }
       const why = new ChatError(reply);
       if (!reply.code) this.#loggedIn(connection, reply);
       else if (why.reason === 'INVALID_PARAMETER' && _store._secret) {
         // The storage may hold a secret that is none. Without one, this is not repeated.
         _store._secret = undefined;
         this.#lose(why, true);
-      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret) {
-        // We had no session before, so it is somebody else who is in under this name.
+      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret && now() > this.#ghostUntil) {
+        // We have no session, so it is somebody else who is in under this name.
         this.#lose(why, false);
       } else this.#doubtToken(why);
     });

@@ -182,6 +182,19 @@ test('somebody else under this name ends a first login, but our own old session 
   assert.equal(second.state, 'away');
 });
 
+test('a session whose login was answered into a broken connection is our own, for a minute', async (t) => {
+  const world = new World(t);
+  const chat = await world.connect();
+  await world.socket.open();
+  await world.socket.end();
+  for (const state of ['away', 'closed']) {
+    await world.pass(world.states.at(-1).retryInMs);
+    await world.socket.open();
+    await world.socket.answer(LOGIN, later('USER_LOGGED_IN', 60_000));
+    assert.equal(chat.state, state);
+  }
+});
+
 test('the secret of the place is shown at the next login', async (t) => {
   const world = new World(t);
   await world.online();
