@@ -188,22 +188,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
     this.#go();
   }
 
-  /** The connection has ended. @internal */
+  /** The connection has ended, or the chat as a whole. @internal */
   _offline(): void {
     this.#isIn = false;
     this.#isDeleted = false;
     this.#stopJoining();
     this.#left();
-    this.#messages._stop();
-    this.#reads._stop();
-  }
-
-  /** The chat is closed for good. @internal */
-  _close(): void {
-    const why = this.#host._closed!;
-    this.#messages._fail(why);
-    this.#reads._fail(why);
-    this.#out(why, true);
+    const { _closed } = this.#host;
+    for (const calls of [this.#messages, this.#reads]) calls._stop(_closed);
+    if (_closed) this.#out(_closed, true);
   }
 
   /** A back end, or our token, has made us a member. @internal */
@@ -319,17 +312,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
 
   /** Asks to be a member no more. */
   #exit(): void {
-    this.#leave = this.#call('leave', {}, (reply) => this.#left(reply));
+    this.#leave = this.#call('leave', {}, () => this.#left());
     this.#leave._start(this.#host._online!);
   }
 
-  /** The leave was answered, or the connection has ended, which is as good. */
-  #left(reply?: Reply): void {
+  /** The connection has ended, or the server has answered. If it refuses a leave for good, we are out, too. */
+  #left(): void {
     this.#leave?._stop();
     this.#leave = undefined;
-    // With these two reasons we are out as well.
-    if (reply?.code && !/^(NOT_JOINED|LEAVE_PENDING)$/.test(reply.reason!)) this.#leaving._reject(new ChatError(reply));
-    else this.#leaving._resolve();
+    this.#leaving._resolve();
     this.#enter();
   }
 

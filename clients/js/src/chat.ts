@@ -5,7 +5,7 @@ import { now } from './clock.js';
 import { bytes, Connection, request, type Owner, type Push, type Reply } from './connection.js';
 import { Emitter } from './emitter.js';
 import { ChatError, failure } from './errors.js';
-import { DEFAULTS, type Host, type Settings } from './host.js';
+import { DEFAULTS, type Settings } from './host.js';
 import { keys } from './keys.js';
 import { watchPage } from './page.js';
 import { Store } from './store.js';
@@ -18,7 +18,7 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const GHOST_MS = 60_000;
 
 /** A session that stays logged in, whatever happens to its connection, until `close`. */
-export class Chat extends Emitter<ChatEvents> implements Host {
+export class Chat extends Emitter<ChatEvents> {
   /** Where it stands. The event `state` tells each change. */
   readonly state: State = 'connecting';
   /** @internal */
@@ -60,7 +60,9 @@ export class Chat extends Emitter<ChatEvents> implements Host {
   /** @internal */
   constructor(url: string | readonly string[], options: Options) {
     super();
-    const settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
+    // An option that is undefined is one that was not given.
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    const settings: Settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     const { storage, storageKey, user, token, longestPauseMs } = settings;
     if (!settings.WebSocket) throw new Error('there is no WebSocket here: pass that of the package "ws" as the option WebSocket');
     if (user === undefined && !token) throw new Error('pass the option user, or the option token, which names the user');
@@ -96,7 +98,7 @@ export class Chat extends Emitter<ChatEvents> implements Host {
    * Asks a handler of the operator. Fulfilled with its answer, whatever `code` the handler has given it. While there is no
    * connection it waits. It is sent once: if the connection ends before the answer it fails with `UNKNOWN`.
    */
-  request(route: string, body: object = {}, { key }: { key?: string } = {}): Promise<Body> {
+  request(route: string, body: object = {}, { key }: { key?: string | undefined } = {}): Promise<Body> {
     return pending((resolve, reject) => {
       const text = request(route, body, key);
       const giveBack = this._reserve(text);
@@ -292,7 +294,6 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     } else {
       this.#stopWatchingPage();
       this._store._flush();
-      for (const channel of this.#channels.values()) channel._close();
       this.#onlines._reject(why);
       this.#to('closed', why);
     }

@@ -1,5 +1,6 @@
 import { failure, type ChatError } from './errors.js';
 import { now } from './clock.js';
+import type { Socket } from './types.js';
 
 /** The body of an answer. With a code other than 0 it is a refusal. */
 export interface Reply {
@@ -22,19 +23,6 @@ export interface Push {
   // Each route has its own fields.
   readonly body: any;
 }
-
-/** What a platform's WebSocket must have. */
-export interface Socket {
-  readonly readyState: number;
-  onopen: ((event: any) => unknown) | null;
-  onmessage: ((event: any) => unknown) | null;
-  onclose: ((event: any) => unknown) | null;
-  onerror: ((event: any) => unknown) | null;
-  send(text: string): void;
-  close(code?: number): void;
-}
-
-export type SocketClass = new (url: string) => Socket;
 
 /** What a connection tells its owner. */
 export interface Owner {
