@@ -87,13 +87,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
    * `since` does not count.
    */
   join({ since }: { since?: Position | undefined } = {}): Promise<JoinResult> {
-    if (this.#host._closed) return Promise.reject(this.#host._closed);
     if (this.#isIn) return Promise.resolve({ position: this.#position!, recovered: true, replayed: 0 });
-    // What was asked for first counts: it may be under way.
-    if (since && !this.#isWanted) this.#position = since;
-    this.#isWanted = true;
-    this.#enter();
-    return this.#joining._wait();
+    const { _closed } = this.#host;
+    if (!_closed) {
+      // What was asked for first counts: it may be under way.
+      if (since && !this.#isWanted) this.#position = since;
+      this.#isWanted = true;
+      this.#enter();
+    }
+    return this.#joining._wait(_closed);
   }
 
   /**
@@ -116,7 +118,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   send(body: object, { excludeSelf }: SendOptions = {}): Sent {
     const key = this.#host._newKey();
     const promise = pending<{ key: string }>((resolve, reject) => {
-      if (!body || typeof body !== 'object') throw failure('INVALID_BODY', 'the body of a message must be an object');
+      if (Object(body) !== body) throw failure('INVALID_BODY', 'the body of a message must be an object');
       // Made into text now, so the caller may go on using the object.
       const text = this.#request('publish', { body, excludeSelf }, key);
       const stored = () => {
@@ -129,11 +131,13 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   }
 
   /**
-   * Sends a message that is not kept, to those who are there now. True if it was given to the connection. It is never kept
-   * for later and never repeated.
+   * Sends a message that is not kept, to those who are there now. True if it was given to the connection. It never waits, and
+   * is never repeated.
    */
-  ephemeral(body: object): boolean {
-    return this.#ephemeral(body);
+  ephemeral(body: object, { excludeSelf }: SendOptions = {}): boolean {
+    const connection = this.#isIn && this.#host._online;
+    if (!connection || connection._unanswered >= BUSY) return false;
+    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
   }
 
   /**
@@ -141,7 +145,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
    * in three seconds.
    */
   typing(on = true): void {
-    if (this.#isIn && this.#typing._say(on)) this.#ephemeral({ typing: on }, true);
+    if (this.#isIn && this.#typing._say(on)) this.ephemeral({ typing: on }, { excludeSelf: true });
   }
 
   /** Everybody who is in the channel. */
@@ -183,15 +187,14 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   }
 
   /** The chat is logged in. @internal */
-  _online(): void {
+  _loggedIn(): void {
     this.#enter();
     this.#go();
   }
 
   /** The connection has ended, or the chat as a whole. @internal */
-  _offline(): void {
+  _ended(): void {
     this.#isIn = false;
-    this.#isDeleted = false;
     this.#stopJoining();
     this.#left();
     const { _closed } = this.#host;
@@ -261,12 +264,6 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
 
   #lost(reason: LostEvent['reason'], from: Position): void {
     this.#tell({ type: 'lost', reason, from, to: this.#position! });
-  }
-
-  #ephemeral(body: object, excludeSelf?: boolean): boolean {
-    const connection = this.#isIn && this.#host._online;
-    if (!connection || connection._unanswered >= BUSY) return false;
-    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
   }
 
   #request(route: string, body: object, key?: string): string {

@@ -65,7 +65,7 @@ export class Chat extends Emitter<ChatEvents> {
     const settings: Settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     const { storage, storageKey, user, token, longestPauseMs } = settings;
     if (!settings.WebSocket) throw new Error('there is no WebSocket here: pass that of the package "ws" as the option WebSocket');
-    if (user === undefined && !token) throw new Error('pass the option user, or the option token, which names the user');
+    if (user === undefined && !token) throw new Error('pass the option user or token: somebody must log in');
     this.#urls = addresses(url);
     this._settings = settings;
     this._store = new Store(storage, storageKey, user);
@@ -82,8 +82,7 @@ export class Chat extends Emitter<ChatEvents> {
 
   /** Fulfilled when the chat is online, perhaps at once. Fails with the reason for which it was closed. */
   online(): Promise<void> {
-    if (this.#end) return Promise.reject(this.#end);
-    return this._online ? Promise.resolve() : this.#onlines._wait();
+    return this._online ? Promise.resolve() : this.#onlines._wait(this.#end);
   }
 
   /** The channel of this name: always the same object. 4 and "4" are one channel. It does not join it. */
@@ -140,11 +139,15 @@ export class Chat extends Emitter<ChatEvents> {
     clearTimeout(this.#timer);
     const attempt = ++this.#attempt;
     this.#to('connecting');
+    // A listener may have closed the chat.
+    if (attempt !== this.#attempt) return;
     try {
-      // A listener may have closed the chat.
-      const token = attempt === this.#attempt ? await this.#token() : undefined;
+      const { WebSocket, pingMs, silenceMs, longestPauseMs } = this._settings;
+      const late = failure('TOKEN_FAILED', 'token() has not answered', true);
+      this.#timer = setTimeout(() => this.#lose(late), longestPauseMs);
+      const token = await this.#token();
       if (attempt !== this.#attempt) return;
-      const { WebSocket, pingMs, silenceMs } = this._settings;
+      clearTimeout(this.#timer);
       const owner: Owner = {
         _opened: () => this.#login(token),
         _pushed: (push) => this.#push(push),
@@ -159,23 +162,19 @@ export class Chat extends Emitter<ChatEvents> {
   }
 
   /** Gets a token of the app, if it has any. Fails with `TOKEN_FAILED` or `NO_TOKEN`. */
-  async #token(): Promise<string | undefined> {
-    const { token, longestPauseMs } = this._settings;
-    if (!token) return undefined;
-    let timer;
+  async #token(): Promise<string | null | undefined> {
+    const { token } = this._settings;
+    let got;
     try {
-      const late = new Promise<never>((_, reject) => (timer = setTimeout(reject, longestPauseMs, 'no answer')));
-      const got = await Promise.race([token(), late]);
-      if (got) return got;
+      got = await token?.();
     } catch (cause) {
       throw failure('TOKEN_FAILED', `token() has failed: ${cause}`, true);
-    } finally {
-      clearTimeout(timer);
     }
-    throw failure('NO_TOKEN', 'token() has returned nothing');
+    if (token && !got) throw failure('NO_TOKEN', 'token() has returned nothing');
+    return got;
   }
 
-  #login(token: string | undefined): void {
+  #login(token: string | null | undefined): void {
     const connection = this.#connection!;
     const { _store } = this;
     const body = { userId: this._settings.user, token, positions: true, resume: _store._secret };
@@ -191,7 +190,7 @@ export class Chat extends Emitter<ChatEvents> {
         // The storage may hold a secret that is none. Without one, this is not repeated.
         _store._secret = undefined;
         this.#lose(why, true);
-      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret && now() > this.#ghostUntil) {
+      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret && now() >= this.#ghostUntil) {
         // We have no session, so it is somebody else who is in under this name.
         this.#lose(why, false);
       } else this.#doubtToken(why);
@@ -205,7 +204,7 @@ export class Chat extends Emitter<ChatEvents> {
     this._online = connection;
     this.#refreshBefore(ttl);
     // All join again in one go.
-    for (const channel of [...this.#channels.values()]) channel._online();
+    for (const channel of this.#channels.values()) channel._loggedIn();
     this.#onlines._resolve();
     this.#to('online');
   }
@@ -224,15 +223,18 @@ export class Chat extends Emitter<ChatEvents> {
     else if (route === 'onRemoved') this.#channels.get(body.channel)?._removed();
     else if (route === 'onExpired') this.#refreshAfter(0);
     else if (route === 'onKick') {
-      const { reason, reconnect, reconnectAfterMs } = body;
-      const message = `closed by the server: ${reason}`;
-      this.#doubtToken(new ChatError({ reason, message, retry: reconnect !== false, retryAfterMs: reconnectAfterMs }));
+      const { reason, reconnect, reconnectAfterMs: retryAfterMs } = body;
+      // A login of ours that we gave up may have arrived late, and have taken our place. It is not there to stay.
+      const isGhost = reason === 'replaced' && now() < this.#ghostUntil;
+      if (isGhost) this.#ghostUntil = 0;
+      const retry = reconnect !== false || isGhost;
+      this.#doubtToken(new ChatError({ reason, message: `closed by the server: ${reason}`, retry, retryAfterMs }));
     } else if (route && offset === undefined) this._emit('push', { route, body });
   }
 
   /** A refresh comes well before the token expires, and not at the same moment as that of all others. */
   #refreshBefore(ttl: number | undefined): void {
-    if (ttl !== undefined) this.#refreshAfter(ttl * 1_000 * (0.8 - 0.1 * Math.random()));
+    if (ttl) this.#refreshAfter(ttl * 1_000 * (0.8 - 0.1 * Math.random()));
   }
 
   #refreshAfter(ms: number): void {
@@ -281,10 +283,9 @@ export class Chat extends Emitter<ChatEvents> {
       this.#end = why;
       this._closed = failure('CLOSED', `the chat is closed: ${why.reason}`);
     }
-    const connection = this.#connection;
+    this.#connection?._end(goesOn ? undefined : 1000);
     this.#connection = undefined;
-    connection?._end(goesOn ? undefined : 1000);
-    for (const channel of this.#channels.values()) channel._offline();
+    for (const channel of this.#channels.values()) channel._ended();
     if (goesOn) {
       const atLeastMs = why.details.retryAfterMs ?? 0;
       const pause = this.#pauses._next(atLeastMs);

@@ -42,8 +42,7 @@ const TOO_BIG = 1009;
 const ignore = () => {};
 
 /** How many bytes a JSON text has in UTF-8. Not every platform has an encoder. */
-export const bytes = (text: string): number =>
-  encodeURI(text).replace(/%../g, '_').length;
+export const bytes = (text: string): number => encodeURI(text).replace(/%../g, '_').length;
 
 /** A request as text, without the id, which each attempt has its own of. */
 export const request = (route: string, body?: object, key?: string): string =>
@@ -84,7 +83,7 @@ export class Connection {
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => {
       if (code === TOO_BIG) this.#tooBig = reason;
-      owner._lost(failure('LOST', `connection lost (${code} ${reason ?? ''})`, true));
+      owner._lost(failure('LOST', `connection lost (${code} ${reason})`, true));
     };
     // Always followed by onclose.
     socket.onerror = ignore;

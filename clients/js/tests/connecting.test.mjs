@@ -195,6 +195,22 @@ test('a session whose login was answered into a broken connection is our own, fo
   }
 });
 
+test('a login that we gave up may come late and take our place: we take it back, once', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  await world.socket.end();
+  await world.pass(500);
+  await world.socket.open();
+  // This login is on its way for longer than we wait.
+  await world.pass(5_000);
+  for (const state of ['away', 'closed']) {
+    await world.pass(world.states.at(-1).retryInMs);
+    await world.letIn();
+    await world.socket.kick({ reason: 'replaced', reconnect: false });
+    assert.equal(chat.state, state);
+  }
+});
+
 test('the secret of the place is shown at the next login', async (t) => {
   const world = new World(t);
   await world.online();

@@ -296,6 +296,10 @@ test('when the chat is closed, everything that waits fails, and nobody has to lo
   chat.close();
   assert.deepEqual(await Promise.all(failed), ['CLOSED', 'CLOSED', 'CLOSED']);
   assert.equal(await reasonOf(channel.send({})), 'CLOSED');
+  void channel.send({});
+  void channel.join();
+  void chat.online();
+  void chat.request('game.move');
   await settled();
   assert.deepEqual(unhandled, []);
 });
