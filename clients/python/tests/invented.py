@@ -166,7 +166,13 @@ class Scene:
         self.loop.reported.clear()
         return texts
 
-    async def connect(
+    async def connect(self, **options: Any) -> Chat:
+        """A chat that has begun to connect, with the options of `chat`."""
+        chat = self.chat(**options)
+        await self.loop.settle()
+        return chat
+
+    def chat(
         self,
         *,
         url: str | list[str] = "ws://server",
@@ -175,7 +181,7 @@ class Scene:
         storage: Storage | None = None,
         **options: Any,
     ) -> Chat:
-        """A chat that has begun to connect."""
+        """A chat that was just made."""
         chat = Chat(
             Options(
                 url=url,
@@ -189,7 +195,6 @@ class Scene:
             )
         )
         self.chats.append(chat)
-        await self.loop.settle()
         return chat
 
     async def online(self, **options: Any) -> Chat:

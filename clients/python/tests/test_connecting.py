@@ -246,21 +246,13 @@ async def test_close_logs_out_with_1000_and_fails_all_that_is_pending(scene: Sce
     await chat.close()
 
 
-async def test_a_chat_may_be_closed_at_any_moment(scene: Scene) -> None:
-    for wait in (0, 1, 2, 3, 4, 5, 6, 7, 8, 30):
-        chat = await scene.connect() if wait == 30 else None
-        if chat is None:
-            before = scene.loop.settle
-            scene.loop.settle = lambda wait=wait: _turns(wait)  # type: ignore[method-assign, misc]
-            chat = await scene.connect()
-            scene.loop.settle = before  # type: ignore[method-assign]
-        await chat.close()
-        assert chat.state == "closed"
-
-
-async def _turns(count: int) -> None:
-    for _ in range(count):
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_chat_may_be_closed_at_any_moment(scene: Scene, turns: int) -> None:
+    chat = scene.chat(token=lambda: "token")
+    for _ in range(turns):
         await asyncio.sleep(0)
+    await chat.close()
+    assert chat.state == "closed"
 
 
 async def test_leaving_the_with_block_closes_the_chat(scene: Scene) -> None:

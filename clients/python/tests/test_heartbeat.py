@@ -56,6 +56,20 @@ async def test_anything_that_comes_shows_that_the_connection_lives(scene: Scene)
     await sent
 
 
+async def test_whatever_comes_gives_unanswered_requests_five_more_seconds(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    sent = channel.send({"content": 1})
+    await scene.loop.advance(4)
+    await scene.socket.push(message(5))
+    await scene.loop.advance(4.9)
+    assert chat.state == "online"
+    await scene.loop.advance(0.2)
+    assert chat.state == "away"
+    await chat.close()
+    assert sent.done()
+
+
 async def test_without_a_request_silence_means_nothing_until_the_ping(scene: Scene) -> None:
     chat = await scene.online()
     await scene.loop.advance(14.9)

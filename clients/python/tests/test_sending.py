@@ -232,6 +232,9 @@ async def test_what_waits_is_bounded_in_bytes_and_room_comes_back(scene: Scene) 
     await sent
     assert channel.ephemeral({"content": "x" * 150})
     await scene.socket.answer(PUBLISH)
+    asking = scene.begin(chat.request("r", {"content": "x" * 200}))
+    await scene.socket.answer("r")
+    await asking
     sent = channel.send({"content": "x" * 150})
     await scene.socket.answer(PUBLISH)
     await sent
