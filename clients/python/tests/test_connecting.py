@@ -172,7 +172,7 @@ async def test_a_socket_that_does_not_open_in_time_is_given_up(scene: Scene) -> 
 
     scene._open = hang  # type: ignore[method-assign, assignment]
     chat = await scene.connect()
-    await scene.loop.advance(4.9)
+    await scene.loop.advance(9.9)
     assert chat.state == "connecting"
     await scene.loop.advance(0.2)
     assert chat.state == "away"
@@ -190,7 +190,7 @@ async def test_a_socket_that_opens_too_late_is_ended_at_once(scene: Scene) -> No
 
     scene._open = stubborn  # type: ignore[method-assign, assignment]
     await scene.connect()
-    await scene.loop.advance(5.1)
+    await scene.loop.advance(10.1)
     assert late.is_aborted
 
 

@@ -3,7 +3,7 @@
 import pytest
 from invented import PING, Scene, at, message, position
 
-from global_channels import Channel, Join, Leave, Lost, Message, Moved, Position
+from global_channels import Channel, Join, Leave, Lost, Message, Position
 
 
 def record(channel: Channel) -> list[object]:
@@ -129,10 +129,10 @@ async def test_each_change_of_the_position_is_told_after_its_event(scene: Scene)
     channel = await scene.joined(chat)
     events: list[object] = []
     channel.on("message", events.append)
-    channel.on("position", lambda it: events.append(it.position.offset))
+    channel.on("position", lambda it: events.append(it.offset))
     await scene.socket.push(message(5), {"channel": "room", "offset": 6})
     assert [it if isinstance(it, int) else type(it) for it in events] == [Message, 5, 6]
-    assert Moved(Position("e1", 6)).position == channel.position
+    assert channel.position == Position("e1", 6)
 
 
 async def test_a_channel_without_any_publication_is_followed_from_its_first_one(scene: Scene) -> None:

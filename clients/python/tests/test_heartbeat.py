@@ -16,13 +16,24 @@ async def test_a_ping_is_sent_after_ten_seconds_in_which_nothing_came(scene: Sce
     assert len(scene.socket.of(PING)) == 2
 
 
-async def test_whatever_comes_puts_the_ping_off(scene: Scene) -> None:
+async def test_a_new_connection_is_pinged_even_if_much_comes_because_this_proves_it(scene: Scene) -> None:
     chat = await scene.online()
     await scene.joined(chat)
     for offset in range(5, 9):
+        await scene.loop.advance(3)
+        await scene.socket.push(message(offset))
+    assert len(scene.socket.of(PING)) == 1
+
+
+async def test_whatever_comes_puts_further_pings_off(scene: Scene) -> None:
+    chat = await scene.online()
+    await scene.joined(chat)
+    await scene.loop.advance(10.1)
+    await scene.socket.answer(PING)
+    for offset in range(5, 9):
         await scene.loop.advance(6)
         await scene.socket.push(message(offset))
-    assert scene.socket.of(PING) == []
+    assert len(scene.socket.of(PING)) == 1
 
 
 async def test_five_seconds_of_silence_after_a_request_mean_that_the_connection_is_dead(scene: Scene) -> None:
@@ -52,6 +63,7 @@ async def test_anything_that_comes_shows_that_the_connection_lives(scene: Scene)
         await scene.loop.advance(4)
         await scene.socket.push(message(offset))
     assert chat.state == "online"
+    await scene.socket.answer(PING)
     await scene.socket.answer(PUBLISH)
     await sent
 

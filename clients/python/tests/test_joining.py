@@ -98,7 +98,7 @@ async def test_a_rejoin_that_is_refused_for_good_is_told_as_parted(scene: Scene)
     channel.on("parted", parted.append)
     await scene.again()
     await scene.socket.answer(JOIN, refused("NOT_ALLOWED"))
-    assert parted == [Parted("NOT_ALLOWED")]
+    assert parted == [Parted("NOT_ALLOWED", "It is NOT_ALLOWED.")]
     assert not channel.joined
     await scene.again()
     assert scene.socket.of(JOIN) == []
@@ -296,19 +296,47 @@ async def test_a_join_that_a_back_end_was_faster_than_succeeds(scene: Scene) -> 
     assert scene.socket.of(LEAVE) == []
 
 
-async def test_who_comes_back_by_being_added_is_told_what_is_missing(scene: Scene) -> None:
+async def test_who_comes_back_by_its_token_comes_in_again_to_get_what_was_missed(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
-    lost: list[object] = []
-    channel.on("lost", lambda it: lost.append((it.reason, it.from_, it.to)))
-    await scene.socket.end()
-    await scene.loop.advance(1)
-    await scene.socket.answer("connector.handler.login", {"code": 0})
-    await scene.socket.push({"route": "onAdded", "body": {"channel": "room", "position": at(9)}})
+    seen: list[int] = []
+    channel.on("message", lambda it: seen.append(it.offset))
+    await scene.again()
+    await scene.socket.push({"route": "onAdded", "body": {"channel": "room", "position": at(6)}})
+    assert not channel.joined
+    await scene.socket.push(message(7))  # It comes again, behind what was missed.
     await scene.socket.answer(JOIN, refused("ALREADY_JOINED"))
-    assert lost == [("gap", Position("e1", 4), Position("e1", 9))]
-    await scene.socket.push(message(10))
-    assert channel.position == Position("e1", 10)
+    await scene.socket.answer(LEAVE)
+    assert scene.socket.of(JOIN) == [{"channel": "room", "since": at(4)}] * 2
+    await scene.let_in(7, recovered=True, replayed=3)
+    await scene.socket.push(message(5), message(6), message(7))
+    assert seen == [5, 6, 7]
+
+
+async def test_who_comes_back_by_its_token_and_has_missed_nothing_stays(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    joined: list[Joined] = []
+    channel.on("joined", joined.append)
+    await scene.again()
+    await scene.socket.push({"route": "onAdded", "body": {"channel": "room", "position": at(4)}})
+    await scene.socket.answer(JOIN, refused("ALREADY_JOINED"))
+    assert joined == [Joined(Position("e1", 4), recovered=True)]
+    assert (channel.joined, scene.socket.of(LEAVE)) == (True, [])
+
+
+async def test_a_join_fails_if_the_channel_is_left_before_it_is_done(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = chat.channel("room")
+    joining = scene.begin(channel.join())
+    await scene.loop.settle()
+    leaving = scene.begin(channel.leave())
+    await scene.let_in()
+    await scene.socket.answer(LEAVE)
+    await leaving
+    with pytest.raises(ChatError, match="LEFT"):
+        await joining
+    assert not channel.joined
 
 
 async def test_an_addition_that_crosses_our_leave_does_not_count(scene: Scene) -> None:
@@ -333,7 +361,7 @@ async def test_who_is_removed_is_told_and_does_not_come_back(scene: Scene, is_de
     if is_deleted:
         await scene.socket.push({"route": "onDeleted", "channel": "room", "offset": 5, "time": 1, "body": {}})
     await scene.socket.push({"route": "onRemoved", "body": {"channel": "room"}})
-    assert parted == [Parted(reason)]
+    assert [it.reason for it in parted] == [reason]
     with pytest.raises(ChatError, match="NOT_JOINED"):
         await sent[1]
     await scene.socket.answer(PUBLISH)  # The first one was under way, and the server has stored it.
@@ -350,7 +378,7 @@ async def test_a_deletion_among_what_was_missed_does_not_part(scene: Scene) -> N
     await scene.socket.push({"route": "onDeleted", "channel": "room", "offset": 5, "time": 1, "body": {}}, message(6))
     assert (parted, channel.position) == ([], Position("e1", 6))
     await scene.socket.push({"route": "onRemoved", "body": {"channel": "room"}})
-    assert parted == [Parted("REMOVED")]
+    assert [it.reason for it in parted] == ["REMOVED"]
 
 
 async def test_a_channel_that_nobody_needs_is_forgotten(scene: Scene) -> None:

@@ -160,6 +160,39 @@ async def test_the_time_in_which_the_machine_sleeps_counts_for_the_key(scene: Sc
     assert await failure(sent) == "UNKNOWN"
 
 
+async def test_a_refusal_that_has_done_nothing_does_not_begin_the_life_of_the_key(scene: Scene) -> None:
+    chat = await scene.online(ping_ms=10_000_000)
+    channel = await scene.joined(chat)
+    sent = channel.send({"content": 1})
+    for _ in range(2):
+        await scene.socket.answer(PUBLISH, refused("UNAVAILABLE", retry=True, retryAfterMs=200_000))
+        await scene.loop.advance(202)
+    await scene.socket.answer(PUBLISH)
+    await sent
+
+
+async def test_a_refusal_that_may_have_done_something_does(scene: Scene) -> None:
+    chat = await scene.online(ping_ms=10_000_000)
+    channel = await scene.joined(chat)
+    sent = channel.send({"content": 1})
+    await scene.socket.answer(PUBLISH, refused("UNKNOWN_OUTCOME", retry=True, retryAfterMs=200_000))
+    await scene.loop.advance(202)
+    await scene.socket.answer(PUBLISH, refused("UNAVAILABLE", retry=True, retryAfterMs=200_000))
+    await scene.loop.advance(202)
+    assert await failure(sent) == "UNKNOWN"
+
+
+async def test_a_final_refusal_after_a_try_without_an_answer_does_not_say_that_it_was_not_stored(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    sent = channel.send({"content": 1})
+    await scene.loop.settle()
+    await scene.again()
+    await scene.let_in()
+    await scene.socket.answer(PUBLISH, refused("NOT_ALLOWED"))
+    assert await failure(sent) == "UNKNOWN"
+
+
 async def test_a_young_message_is_repeated(scene: Scene) -> None:
     chat = await scene.online(longest_pause_ms=2000)
     channel = await scene.joined(chat)

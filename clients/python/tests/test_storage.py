@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from invented import JOIN, LOGIN, SECRET, Scene, at, message
+from invented import JOIN, LOGIN, SECRET, Scene, at, message, refused
 
 from global_channels import FileStorage, Storage
 
@@ -74,6 +74,16 @@ async def test_a_chat_goes_on_where_its_last_process_was(scene: Scene) -> None:
     assert scene.socket.of(JOIN) == [{"channel": "room", "since": at(17)}]
     await scene.let_in(17, recovered=True)
     await joining
+
+
+async def test_a_stored_secret_that_the_server_cannot_read_is_replaced(scene: Scene) -> None:
+    chat = await scene.connect(storage=Shelf(kept(secret="broken")))
+    await scene.socket.answer(LOGIN, refused("INVALID_PARAMETER"))
+    resumes = [it["resume"] for it in scene.socket.of(LOGIN)]
+    assert (len(resumes), resumes[0]) == (2, "broken")
+    assert len(resumes[1]) == len(SECRET)
+    await scene.socket.answer(LOGIN, refused("INVALID_PARAMETER"))
+    assert chat.state == "closed"
 
 
 async def test_a_position_that_the_application_gives_counts_more(scene: Scene) -> None:

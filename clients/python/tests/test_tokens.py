@@ -102,14 +102,15 @@ async def test_a_function_for_tokens_that_hangs_is_given_up(scene: Scene) -> Non
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # it never returns
 
     chat = await scene.connect(token=hang)
-    await scene.loop.advance(29)
+    await scene.loop.advance(19.9)
     assert chat.state == "connecting"
-    await scene.loop.advance(1.1)
+    await scene.loop.advance(0.2)
     assert chat.state == "away"
 
 
-async def test_no_token_closes_the_chat(scene: Scene) -> None:
-    chat = await scene.connect(token=lambda: None)
+@pytest.mark.parametrize("token", [None, ""])
+async def test_no_token_closes_the_chat(scene: Scene, token: str | None) -> None:
+    chat = await scene.connect(token=lambda: token)
     states: list[State] = []
     chat.on("state", states.append)
     assert chat.state == "closed"

@@ -86,6 +86,23 @@ async def test_a_user_can_say_that_it_has_ended(scene: Scene) -> None:
     assert seen == [("lin", True), ("lin", False)]
 
 
+async def test_a_sign_of_typing_is_not_told_as_an_ephemeral_message(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    seen: list[object] = []
+    channel.on("ephemeral", seen.append)
+    await scene.socket.push(types("lin"), types("lin", False))
+    assert seen == []
+
+
+async def test_nobody_types_in_a_channel_that_we_are_not_in(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    seen = record(channel)
+    await scene.socket.push(types("lin"), {"route": "onRemoved", "body": {"channel": "room"}})
+    assert seen == [("lin", True), ("lin", False)]
+
+
 async def test_those_who_type_are_bounded(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
@@ -95,3 +112,4 @@ async def test_those_who_type_are_bounded(scene: Scene) -> None:
     for _ in range(100):
         await scene.loop.settle()
     assert len(seen) == 1000
+    channel.on("typing", lambda _: None)
