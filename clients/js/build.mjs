@@ -3,7 +3,7 @@
 
 import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, cpSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -11,6 +11,12 @@ process.chdir(here);
 rmSync('dist', { recursive: true, force: true });
 
 execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.json'], { stdio: 'inherit' });
+// Of the types, only what the package offers: what index.d.ts names, and what that names.
+const offered = new Set(['index']);
+for (const name of offered) {
+  for (const [, other] of readFileSync(`dist/${name}.d.ts`, 'utf8').matchAll(/from '\.\/(.+)\.js'/g)) offered.add(other);
+}
+for (const file of readdirSync('dist')) if (!offered.has(file.replace('.d.ts', ''))) rmSync(`dist/${file}`);
 cpSync('dist', 'dist-types', { recursive: true });
 cpSync('dist-types', 'dist/cjs', { recursive: true });
 rmSync('dist-types', { recursive: true });

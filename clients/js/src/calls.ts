@@ -48,14 +48,12 @@ export class Calls {
     }
   }
 
-  /** The connection has ended. */
-  _stop(): void {
-    for (const call of this.#waiting.keys()) call._stop();
-  }
-
-  /** The chat is closed. */
-  _fail(why: ChatError): void {
-    for (const failed of this.#waiting.values()) failed(why);
-    this.#waiting.clear();
+  /** The connection has ended. With a reason, all calls are given up. */
+  _stop(why?: ChatError): void {
+    for (const [call, failed] of this.#waiting) {
+      call._stop();
+      if (why) failed(why);
+    }
+    if (why) this.#waiting.clear();
   }
 }

@@ -87,13 +87,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
    * `since` does not count.
    */
   join({ since }: { since?: Position | undefined } = {}): Promise<JoinResult> {
-    if (this.#host._closed) return Promise.reject(this.#host._closed);
     if (this.#isIn) return Promise.resolve({ position: this.#position!, recovered: true, replayed: 0 });
-    // What was asked for first counts: it may be under way.
-    if (since && !this.#isWanted) this.#position = since;
-    this.#isWanted = true;
-    this.#enter();
-    return this.#joining._wait();
+    const { _closed } = this.#host;
+    if (!_closed) {
+      // What was asked for first counts: it may be under way.
+      if (since && !this.#isWanted) this.#position = since;
+      this.#isWanted = true;
+      this.#enter();
+    }
+    return this.#joining._wait(_closed);
   }
 
   /**
@@ -116,7 +118,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   send(body: object, { excludeSelf }: SendOptions = {}): Sent {
     const key = this.#host._newKey();
     const promise = pending<{ key: string }>((resolve, reject) => {
-      if (!body || typeof body !== 'object') throw failure('INVALID_BODY', 'the body of a message must be an object');
+      if (Object(body) !== body) throw failure('INVALID_BODY', 'the body of a message must be an object');
       // Made into text now, so the caller may go on using the object.
       const text = this.#request('publish', { body, excludeSelf }, key);
       const stored = () => {
@@ -129,11 +131,13 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   }
 
   /**
-   * Sends a message that is not kept, to those who are there now. True if it was given to the connection. It is never kept
-   * for later and never repeated.
+   * Sends a message that is not kept, to those who are there now. True if it was given to the connection. It never waits, and
+   * is never repeated.
    */
-  ephemeral(body: object): boolean {
-    return this.#ephemeral(body);
+  ephemeral(body: object, { excludeSelf }: SendOptions = {}): boolean {
+    const connection = this.#isIn && this.#host._online;
+    if (!connection || connection._unanswered >= BUSY) return false;
+    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
   }
 
   /**
@@ -141,7 +145,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
    * in three seconds.
    */
   typing(on = true): void {
-    if (this.#isIn && this.#typing._say(on)) this.#ephemeral({ typing: on }, true);
+    if (this.#isIn && this.#typing._say(on)) this.ephemeral({ typing: on }, { excludeSelf: true });
   }
 
   /** Everybody who is in the channel. */
@@ -183,27 +187,19 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   }
 
   /** The chat is logged in. @internal */
-  _online(): void {
+  _loggedIn(): void {
     this.#enter();
     this.#go();
   }
 
-  /** The connection has ended. @internal */
-  _offline(): void {
+  /** The connection has ended, or the chat as a whole. @internal */
+  _ended(): void {
     this.#isIn = false;
-    this.#isDeleted = false;
     this.#stopJoining();
     this.#left();
-    this.#messages._stop();
-    this.#reads._stop();
-  }
-
-  /** The chat is closed for good. @internal */
-  _close(): void {
-    const why = this.#host._closed!;
-    this.#messages._fail(why);
-    this.#reads._fail(why);
-    this.#out(why, true);
+    const { _closed } = this.#host;
+    for (const calls of [this.#messages, this.#reads]) calls._stop(_closed);
+    if (_closed) this.#out(_closed, true);
   }
 
   /** A back end, or our token, has made us a member. @internal */
@@ -270,12 +266,6 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
     this.#tell({ type: 'lost', reason, from, to: this.#position! });
   }
 
-  #ephemeral(body: object, excludeSelf?: boolean): boolean {
-    const connection = this.#isIn && this.#host._online;
-    if (!connection || connection._unanswered >= BUSY) return false;
-    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
-  }
-
   #request(route: string, body: object, key?: string): string {
     return request(`chat.handler.${route}`, { channel: this.name, ...body }, key);
   }
@@ -319,17 +309,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
 
   /** Asks to be a member no more. */
   #exit(): void {
-    this.#leave = this.#call('leave', {}, (reply) => this.#left(reply));
+    this.#leave = this.#call('leave', {}, () => this.#left());
     this.#leave._start(this.#host._online!);
   }
 
-  /** The leave was answered, or the connection has ended, which is as good. */
-  #left(reply?: Reply): void {
+  /** The connection has ended, or the server has answered. If it refuses a leave for good, we are out, too. */
+  #left(): void {
     this.#leave?._stop();
     this.#leave = undefined;
-    // With these two reasons we are out as well.
-    if (reply?.code && !/^(NOT_JOINED|LEAVE_PENDING)$/.test(reply.reason!)) this.#leaving._reject(new ChatError(reply));
-    else this.#leaving._resolve();
+    this.#leaving._resolve();
     this.#enter();
   }
 

@@ -5,7 +5,7 @@ import { now } from './clock.js';
 import { bytes, Connection, request, type Owner, type Push, type Reply } from './connection.js';
 import { Emitter } from './emitter.js';
 import { ChatError, failure } from './errors.js';
-import { DEFAULTS, type Host, type Settings } from './host.js';
+import { DEFAULTS, type Settings } from './host.js';
 import { keys } from './keys.js';
 import { watchPage } from './page.js';
 import { Store } from './store.js';
@@ -14,9 +14,11 @@ import { pending, Waiters } from './waiters.js';
 
 /** Timers of some platforms fire at once if they are to wait for longer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
+/** After this time the server has noticed that a connection is gone. */
+const GHOST_MS = 60_000;
 
 /** A session that stays logged in, whatever happens to its connection, until `close`. */
-export class Chat extends Emitter<ChatEvents> implements Host {
+export class Chat extends Emitter<ChatEvents> {
   /** Where it stands. The event `state` tells each change. */
   readonly state: State = 'connecting';
   /** @internal */
@@ -50,16 +52,20 @@ export class Chat extends Emitter<ChatEvents> implements Host {
   /** The server does not want to see us before. */
   #notBefore = 0;
   #refresh: ReturnType<typeof setTimeout> | undefined;
+  /** Until then, a session may live that we do not know of, because the answer to its login was lost. */
+  #ghostUntil = 0;
   /** The last token was refused, so one more is asked for, and no third. */
   #isTokenDoubted = false;
 
   /** @internal */
   constructor(url: string | readonly string[], options: Options) {
     super();
-    const settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
+    // An option that is undefined is one that was not given.
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    const settings: Settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     const { storage, storageKey, user, token, longestPauseMs } = settings;
     if (!settings.WebSocket) throw new Error('there is no WebSocket here: pass that of the package "ws" as the option WebSocket');
-    if (user === undefined && !token) throw new Error('pass the option user, or the option token, which names the user');
+    if (user === undefined && !token) throw new Error('pass the option user or token: somebody must log in');
     this.#urls = addresses(url);
     this._settings = settings;
     this._store = new Store(storage, storageKey, user);
@@ -76,8 +82,7 @@ export class Chat extends Emitter<ChatEvents> implements Host {
 
   /** Fulfilled when the chat is online, perhaps at once. Fails with the reason for which it was closed. */
   online(): Promise<void> {
-    if (this.#end) return Promise.reject(this.#end);
-    return this._online ? Promise.resolve() : this.#onlines._wait();
+    return this._online ? Promise.resolve() : this.#onlines._wait(this.#end);
   }
 
   /** The channel of this name: always the same object. 4 and "4" are one channel. It does not join it. */
@@ -92,7 +97,7 @@ export class Chat extends Emitter<ChatEvents> implements Host {
    * Asks a handler of the operator. Fulfilled with its answer, whatever `code` the handler has given it. While there is no
    * connection it waits. It is sent once: if the connection ends before the answer it fails with `UNKNOWN`.
    */
-  request(route: string, body: object = {}, { key }: { key?: string } = {}): Promise<Body> {
+  request(route: string, body: object = {}, { key }: { key?: string | undefined } = {}): Promise<Body> {
     return pending((resolve, reject) => {
       const text = request(route, body, key);
       const giveBack = this._reserve(text);
@@ -134,11 +139,15 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     clearTimeout(this.#timer);
     const attempt = ++this.#attempt;
     this.#to('connecting');
+    // A listener may have closed the chat.
+    if (attempt !== this.#attempt) return;
     try {
-      // A listener may have closed the chat.
-      const token = attempt === this.#attempt ? await this.#token() : undefined;
+      const { WebSocket, pingMs, silenceMs, longestPauseMs } = this._settings;
+      const late = failure('TOKEN_FAILED', 'token() has not answered', true);
+      this.#timer = setTimeout(() => this.#lose(late), longestPauseMs);
+      const token = await this.#token();
       if (attempt !== this.#attempt) return;
-      const { WebSocket, pingMs, silenceMs } = this._settings;
+      clearTimeout(this.#timer);
       const owner: Owner = {
         _opened: () => this.#login(token),
         _pushed: (push) => this.#push(push),
@@ -153,37 +162,36 @@ export class Chat extends Emitter<ChatEvents> implements Host {
   }
 
   /** Gets a token of the app, if it has any. Fails with `TOKEN_FAILED` or `NO_TOKEN`. */
-  async #token(): Promise<string | undefined> {
-    const { token, longestPauseMs } = this._settings;
-    if (!token) return undefined;
-    let timer;
+  async #token(): Promise<string | null | undefined> {
+    const { token } = this._settings;
+    let got;
     try {
-      const late = new Promise<never>((_, reject) => (timer = setTimeout(reject, longestPauseMs, 'no answer')));
-      const got = await Promise.race([token(), late]);
-      if (got) return got;
+      got = await token?.();
     } catch (cause) {
       throw failure('TOKEN_FAILED', `token() has failed: ${cause}`, true);
-    } finally {
-      clearTimeout(timer);
     }
-    throw failure('NO_TOKEN', 'token() has returned nothing');
+    if (token && !got) throw failure('NO_TOKEN', 'token() has returned nothing');
+    return got;
   }
 
-  #login(token: string | undefined): void {
+  #login(token: string | null | undefined): void {
     const connection = this.#connection!;
     const { _store } = this;
     const body = { userId: this._settings.user, token, positions: true, resume: _store._secret };
     connection._ask(request('connector.handler.login', body), (reply) => {
-      // Without an answer the connection has ended, and its end was told.
-      if (!reply) return;
+      if (!reply) {
+        // The connection has ended, and its end was told. But we may be logged in.
+        this.#ghostUntil = now() + GHOST_MS;
+        return;
+      }
       const why = new ChatError(reply);
       if (!reply.code) this.#loggedIn(connection, reply);
       else if (why.reason === 'INVALID_PARAMETER' && _store._secret) {
         // The storage may hold a secret that is none. Without one, this is not repeated.
         _store._secret = undefined;
         this.#lose(why, true);
-      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret) {
-        // We had no session before, so it is somebody else who is in under this name.
+      } else if (why.reason === 'USER_LOGGED_IN' && !_store._secret && now() >= this.#ghostUntil) {
+        // We have no session, so it is somebody else who is in under this name.
         this.#lose(why, false);
       } else this.#doubtToken(why);
     });
@@ -196,7 +204,7 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     this._online = connection;
     this.#refreshBefore(ttl);
     // All join again in one go.
-    for (const channel of [...this.#channels.values()]) channel._online();
+    for (const channel of this.#channels.values()) channel._loggedIn();
     this.#onlines._resolve();
     this.#to('online');
   }
@@ -215,15 +223,18 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     else if (route === 'onRemoved') this.#channels.get(body.channel)?._removed();
     else if (route === 'onExpired') this.#refreshAfter(0);
     else if (route === 'onKick') {
-      const { reason, reconnect, reconnectAfterMs } = body;
-      const message = `closed by the server: ${reason}`;
-      this.#doubtToken(new ChatError({ reason, message, retry: reconnect !== false, retryAfterMs: reconnectAfterMs }));
+      const { reason, reconnect, reconnectAfterMs: retryAfterMs } = body;
+      // A login of ours that we gave up may have arrived late, and have taken our place. It is not there to stay.
+      const isGhost = reason === 'replaced' && now() < this.#ghostUntil;
+      if (isGhost) this.#ghostUntil = 0;
+      const retry = reconnect !== false || isGhost;
+      this.#doubtToken(new ChatError({ reason, message: `closed by the server: ${reason}`, retry, retryAfterMs }));
     } else if (route && offset === undefined) this._emit('push', { route, body });
   }
 
   /** A refresh comes well before the token expires, and not at the same moment as that of all others. */
   #refreshBefore(ttl: number | undefined): void {
-    if (ttl !== undefined) this.#refreshAfter(ttl * 1_000 * (0.8 - 0.1 * Math.random()));
+    if (ttl) this.#refreshAfter(ttl * 1_000 * (0.8 - 0.1 * Math.random()));
   }
 
   #refreshAfter(ms: number): void {
@@ -272,10 +283,9 @@ export class Chat extends Emitter<ChatEvents> implements Host {
       this.#end = why;
       this._closed = failure('CLOSED', `the chat is closed: ${why.reason}`);
     }
-    const connection = this.#connection;
+    this.#connection?._end(goesOn ? undefined : 1000);
     this.#connection = undefined;
-    connection?._end(goesOn ? undefined : 1000);
-    for (const channel of this.#channels.values()) channel._offline();
+    for (const channel of this.#channels.values()) channel._ended();
     if (goesOn) {
       const atLeastMs = why.details.retryAfterMs ?? 0;
       const pause = this.#pauses._next(atLeastMs);
@@ -285,7 +295,6 @@ export class Chat extends Emitter<ChatEvents> implements Host {
     } else {
       this.#stopWatchingPage();
       this._store._flush();
-      for (const channel of this.#channels.values()) channel._close();
       this.#onlines._reject(why);
       this.#to('closed', why);
     }

@@ -1,5 +1,6 @@
 import { failure, type ChatError } from './errors.js';
 import { now } from './clock.js';
+import type { Socket } from './types.js';
 
 /** The body of an answer. With a code other than 0 it is a refusal. */
 export interface Reply {
@@ -23,19 +24,6 @@ export interface Push {
   readonly body: any;
 }
 
-/** What a platform's WebSocket must have. */
-export interface Socket {
-  readonly readyState: number;
-  onopen: ((event: any) => unknown) | null;
-  onmessage: ((event: any) => unknown) | null;
-  onclose: ((event: any) => unknown) | null;
-  onerror: ((event: any) => unknown) | null;
-  send(text: string): void;
-  close(code?: number): void;
-}
-
-export type SocketClass = new (url: string) => Socket;
-
 /** What a connection tells its owner. */
 export interface Owner {
   _opened(): void;
@@ -54,8 +42,7 @@ const TOO_BIG = 1009;
 const ignore = () => {};
 
 /** How many bytes a JSON text has in UTF-8. Not every platform has an encoder. */
-export const bytes = (text: string): number =>
-  encodeURI(text).replace(/%../g, '_').length;
+export const bytes = (text: string): number => encodeURI(text).replace(/%../g, '_').length;
 
 /** A request as text, without the id, which each attempt has its own of. */
 export const request = (route: string, body?: object, key?: string): string =>
@@ -96,7 +83,7 @@ export class Connection {
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => {
       if (code === TOO_BIG) this.#tooBig = reason;
-      owner._lost(failure('LOST', `connection lost (${code} ${reason ?? ''})`, true));
+      owner._lost(failure('LOST', `connection lost (${code} ${reason})`, true));
     };
     // Always followed by onclose.
     socket.onerror = ignore;

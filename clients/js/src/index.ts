@@ -4,7 +4,6 @@ import type { Options } from './types.js';
 export { ChatError } from './errors.js';
 export type { Chat } from './chat.js';
 export type { Channel } from './channel.js';
-export type { Socket, SocketClass } from './connection.js';
 export type * from './types.js';
 
 /**

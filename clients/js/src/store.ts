@@ -1,4 +1,4 @@
-import type { Position, Storage } from './types.js';
+import type { Position, TextStorage } from './types.js';
 
 /** At most so often, positions are written. So a crash repeats what was given in this time. */
 const EVERY_MS = 1_000;
@@ -13,31 +13,31 @@ export class Store {
   /** Proves that the place of an earlier session is ours. */
   _secret: string | undefined;
   readonly #positions = new Map<string, Position>();
-  readonly #storage: Storage | undefined;
+  readonly #storage: TextStorage | undefined;
   readonly #key: string;
-  /** As text. Without a name, tokens alone say who it is. */
-  readonly #user: string | undefined;
+  /** 5 and "5" are one. Without a user, tokens alone say who it is. */
+  readonly #user: string;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** What is written last must be what is kept, also where writing takes a while. */
   #writing: Promise<unknown> = Promise.resolve();
 
-  constructor(storage: Storage | undefined, key: string, user: string | number | undefined) {
+  constructor(storage: TextStorage | undefined, key: string, user: string | number | undefined) {
     this.#storage = storage;
     this.#key = key;
-    this.#user = user === undefined ? user : String(user);
+    this.#user = String(user);
   }
 
   /** Reads what an earlier page has left. It never fails: contents that cannot be read, or are of somebody else, do not count. */
   async _load(): Promise<void> {
     try {
-      const { user, secret, positions } = JSON.parse((await this.#storage?.getItem(this.#key)) || '{}');
+      const { user, secret, positions } = JSON.parse((await this.#storage!.getItem(this.#key))!);
       if (user !== this.#user || typeof secret !== 'string') return;
       this._secret = secret;
-      for (const [name, position] of Object.entries(positions ?? {})) {
+      for (const [name, position] of Object.entries(positions)) {
         if (isPosition(position)) this.#positions.set(name, position);
       }
     } catch {
-      // As if nothing were there.
+      // There is no storage, or nothing of ours in it.
     }
   }
 
@@ -79,7 +79,7 @@ export class Store {
     this.#timer = undefined;
   }
 
-  #write(how: (storage: Storage) => unknown): void {
+  #write(how: (storage: TextStorage) => unknown): void {
     const storage = this.#storage;
     // A storage may be full or forbidden. Then a reload begins anew.
     if (storage) this.#writing = this.#writing.then(() => how(storage)).catch(() => {});

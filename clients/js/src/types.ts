@@ -1,4 +1,3 @@
-import type { SocketClass } from './connection.js';
 import type { ChatError } from './errors.js';
 
 /** A place in the log of a channel. Give it back as it is; do not look into `epoch`. */
@@ -11,40 +10,55 @@ export interface Position {
 export type UserId = string | number;
 
 /** What a sender has put into a message. Only the app knows its fields. */
-// biome-ignore lint: `unknown` would only make every app write casts.
+// With `unknown`, every app would have to write casts.
 export type Body = { readonly [name: string]: any };
 
+/** What a platform's WebSocket must have. */
+export interface Socket {
+  readonly readyState: number;
+  onopen: ((event: any) => unknown) | null;
+  onmessage: ((event: any) => unknown) | null;
+  onclose: ((event: any) => unknown) | null;
+  onerror: ((event: any) => unknown) | null;
+  send(text: string): void;
+  close(code?: number): void;
+}
+
+/** A class of WebSockets. */
+export type SocketClass = new (url: string) => Socket;
+
 /** Keeps a text, as `localStorage` and `sessionStorage` do. Each function may also return a promise. */
-export interface Storage {
+export interface TextStorage {
   getItem(key: string): string | null | undefined | Promise<string | null | undefined>;
   setItem(key: string, text: string): unknown;
   removeItem(key: string): unknown;
 }
 
+/** How to connect. An option that is undefined counts as absent. */
 export interface Options {
   /** Who you are. Needed, unless there is a `token`. */
-  user?: UserId;
+  user?: UserId | undefined;
   /**
    * Gets a token for each login and each refresh. It may keep the token as long as it is valid. If it fails, or needs more
    * than `longestPauseMs`, it is called again later. If it returns null, the chat is closed (`NO_TOKEN`).
    */
-  token?: () => string | null | undefined | Promise<string | null | undefined>;
+  token?: (() => string | null | undefined | Promise<string | null | undefined>) | undefined;
   /** Keeps the session through a reload, for example `sessionStorage`. Without it, everything is in memory. */
-  storage?: Storage;
+  storage?: TextStorage | undefined;
   /** The key in the storage. Two chats that share a storage need two. Default: `global-channels`. */
-  storageKey?: string;
+  storageKey?: string | undefined;
   /** For platforms without a `WebSocket` of their own, as Node before 22: the one of the package `ws`. */
-  WebSocket?: SocketClass;
+  WebSocket?: SocketClass | undefined;
   /** How many bytes all messages that wait may have. Default: 1 MiB. */
-  queueBytes?: number;
+  queueBytes?: number | undefined;
   /** Asks for a sign of life when nothing came for so long. Default: 10,000. */
-  pingMs?: number;
+  pingMs?: number | undefined;
   /** Gives a connection up when it does not answer for so long. Default: 5,000. */
-  silenceMs?: number;
+  silenceMs?: number | undefined;
   /** The longest pause between attempts. Default: 20,000. */
-  longestPauseMs?: number;
+  longestPauseMs?: number | undefined;
   /** How long the server remembers the key of a message. Default: 300,000, which is what the server does. */
-  keyLifeMs?: number;
+  keyLifeMs?: number | undefined;
 }
 
 /** `connecting`, `online` (logged in), `away` (the next attempt comes), or `closed` (for good). */
@@ -79,7 +93,7 @@ interface Logged extends Position {
   readonly time: number;
 }
 
-export interface MessageEvent extends Logged {
+export interface ChannelMessage extends Logged {
   readonly type: 'message';
   /** `onMessage`, or what a back end has named. */
   readonly route: string;
@@ -117,7 +131,7 @@ export interface LostEvent {
 }
 
 /** What `for await` gives. */
-export type ChannelEvent = MessageEvent | JoinEvent | LeaveEvent | LostEvent;
+export type ChannelEvent = ChannelMessage | JoinEvent | LeaveEvent | LostEvent;
 
 /** A message that is not kept. */
 export interface EphemeralEvent {
@@ -146,7 +160,7 @@ export interface PartedEvent {
 }
 
 export interface ChannelEvents {
-  message: MessageEvent;
+  message: ChannelMessage;
   join: JoinEvent;
   leave: LeaveEvent;
   lost: LostEvent;
@@ -174,7 +188,7 @@ export interface Member {
 
 export interface SendOptions {
   /** All members get the message, but not your own connections. */
-  excludeSelf?: boolean;
+  excludeSelf?: boolean | undefined;
 }
 
 /** Fulfilled when the message is stored. `key` names the message, and is known at once. */
@@ -182,9 +196,9 @@ export type Sent = Promise<{ readonly key: string }> & { readonly key: string };
 
 export interface HistoryOptions {
   /** True (the default): from the newest backwards. False: what follows `from`. */
-  newestFirst?: boolean;
+  newestFirst?: boolean | undefined;
   /** Begins before this position, or after it. */
-  from?: Position;
+  from?: Position | undefined;
   /** How many publications each request asks for: 1 to 1,000. Default: 50. */
-  pageSize?: number;
+  pageSize?: number | undefined;
 }

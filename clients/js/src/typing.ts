@@ -22,8 +22,7 @@ export class Typing {
   /** Whether the others should be told. If so, it counts as told. */
   _say(on: boolean): boolean {
     const at = now();
-    const since = at - this.#saidAt;
-    if (on ? since < EVERY_MS : !this.#isTyping || since > LASTS_MS) return false;
+    if (on ? at - this.#saidAt < EVERY_MS : !this.#isTyping) return false;
     if (on) this.#saidAt = at;
     this.#isTyping = on;
     return true;

@@ -3,17 +3,21 @@ import type { ChatError } from './errors.js';
 const ignore = () => {};
 
 /**
- * A promise. If it fails because the chat was closed, nobody needs to handle that: the app has closed it, or was told its
- * state. Otherwise Node would end a process that does not wait for its last messages. `begin` may throw, but must not call
- * `reject` at once.
+ * A promise. It fails with what `begin` throws. If it fails because the chat was closed, nobody needs to handle that: the app
+ * has closed it, or was told its state. Otherwise Node would end a process that does not wait for its last messages.
  */
 export function pending<T>(begin: (resolve: (value: T) => void, reject: (why: ChatError) => void) => void): Promise<T> {
-  const promise = new Promise<T>((resolve, reject) =>
-    begin(resolve, (why) => {
-      if (why.reason === 'CLOSED') promise.catch(ignore);
-      reject(why);
-    }),
-  );
+  let resolve: (value: T) => void, reject: (why: unknown) => void;
+  const promise = new Promise<T>((...both) => ([resolve, reject] = both));
+  const fail = (why: ChatError) => {
+    if (why.reason === 'CLOSED') promise.catch(ignore);
+    reject(why);
+  };
+  try {
+    begin(resolve!, fail);
+  } catch (why) {
+    fail(why as ChatError);
+  }
   return promise;
 }
 
@@ -21,8 +25,12 @@ export function pending<T>(begin: (resolve: (value: T) => void, reject: (why: Ch
 export class Waiters<T> {
   readonly #waiting: [(value: T) => void, (why: ChatError) => void][] = [];
 
-  _wait(): Promise<T> {
-    return pending((...both) => this.#waiting.push(both));
+  /** With a reason, it fails at once. */
+  _wait(why?: ChatError): Promise<T> {
+    return pending((...both) => {
+      if (why) throw why;
+      this.#waiting.push(both);
+    });
   }
 
   _resolve(value: T): void {

@@ -182,6 +182,35 @@ test('somebody else under this name ends a first login, but our own old session 
   assert.equal(second.state, 'away');
 });
 
+test('a session whose login was answered into a broken connection is our own, for a minute', async (t) => {
+  const world = new World(t);
+  const chat = await world.connect();
+  await world.socket.open();
+  await world.socket.end();
+  for (const state of ['away', 'closed']) {
+    await world.pass(world.states.at(-1).retryInMs);
+    await world.socket.open();
+    await world.socket.answer(LOGIN, later('USER_LOGGED_IN', 60_000));
+    assert.equal(chat.state, state);
+  }
+});
+
+test('a login that we gave up may come late and take our place: we take it back, once', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  await world.socket.end();
+  await world.pass(500);
+  await world.socket.open();
+  // This login is on its way for longer than we wait.
+  await world.pass(5_000);
+  for (const state of ['away', 'closed']) {
+    await world.pass(world.states.at(-1).retryInMs);
+    await world.letIn();
+    await world.socket.kick({ reason: 'replaced', reconnect: false });
+    assert.equal(chat.state, state);
+  }
+});
+
 test('the secret of the place is shown at the next login', async (t) => {
   const world = new World(t);
   await world.online();
@@ -365,6 +394,17 @@ test('a listener that was removed is not called, even if another one has just re
   chat.on('state', listen);
   await world.letIn();
   assert.deepEqual(told, ['online']);
+});
+
+test('a listener that comes in the middle of an event begins with the next one', async (t) => {
+  const world = new World(t);
+  const chat = await world.connect();
+  const told = [];
+  chat.on('state', () => chat.on('state', (event) => told.push(event.state)));
+  await world.letIn();
+  assert.deepEqual(told, []);
+  await world.socket.end();
+  assert.deepEqual(told, ['away']);
 });
 
 test('pushes for this session alone are told, and those of the protocol are not', async (t) => {

@@ -139,7 +139,7 @@ async function carryOut(command) {
     case 'bulk':
       return bulk(client.channel(channel), command.count, command.text);
     case 'ephemeral':
-      return client.channel(channel).ephemeral(body);
+      return client.channel(channel).ephemeral(body, command.options);
     case 'typing':
       return client.channel(channel).typing(command.on);
     case 'members':

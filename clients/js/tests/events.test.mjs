@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { isPending, JOIN, later, LEAVE, message, names, PUBLISH, settled, watch, World } from './world.mjs';
 
 const at = (offset, epoch = 'e') => ({ epoch, offset });
@@ -208,6 +210,24 @@ test('a loop that is left gets nothing more, and disturbs no other', async (t) =
   await loop;
   await world.socket.say(message(12));
   assert.deepEqual([(await other.next()).value.offset, (await other.next()).value.offset], [11, 12]);
+});
+
+test('a loop that was left holds nothing', async (t) => {
+  const world = new World(t);
+  const channel = (await world.online()).channel('room');
+  await world.enter(channel);
+  let event;
+  channel.on('message', (it) => (event = new WeakRef(it)));
+  const loop = (async () => {
+    for await (const { offset } of channel) if (offset === 11) break;
+  })();
+  await settled();
+  await world.socket.say(message(11));
+  await loop;
+  await world.socket.say(message(12));
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')();
+  assert.equal(event.deref(), undefined);
 });
 
 test('a loop that is much too slow is told once what it has lost, and goes on with the newest', async (t) => {

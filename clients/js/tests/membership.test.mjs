@@ -86,8 +86,9 @@ test('a join that waits for its repetition is made at once on a new connection, 
   await first.answer(JOIN, later('TRY_LATER', 1_000));
   await world.reconnect();
   assert.equal(world.socket.of(JOIN).length, 1);
-  await world.pass(3_000);
-  assert.deepEqual([first.of(JOIN).length, world.socket.of(JOIN).length], [1, 1]);
+  await world.socket.answer(JOIN, { code: 0, position: at(1), recovered: false, replayed: 0 });
+  await world.pass(9_000);
+  assert.deepEqual([first.of(JOIN).length, world.socket.of(JOIN).length, chat.state], [1, 1, 'online']);
 });
 
 test('a join that is refused for good fails, and is not repeated', async (t) => {

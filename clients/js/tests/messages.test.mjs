@@ -7,14 +7,6 @@ import { isPending, JOIN, later, never, PUBLISH, reasonOf, settled, World } from
 const MINUTE = 60_000;
 const back = { code: 0, position: { epoch: 'e', offset: 10 }, recovered: true, replayed: 0 };
 
-/** Passes time in which the server answers pings. */
-async function idle(world, ms) {
-  for (let left = ms; left > 0; left -= 5_000) {
-    await world.pass(Math.min(left, 5_000));
-    for (const ping of world.socket.asked.splice(0)) if (ping.route.endsWith('ping')) await world.socket.answer(ping);
-  }
-}
-
 test('a message has its key at once, and is done when the server has stored it', async (t) => {
   const world = new World(t);
   const { chat } = await world.inside();
@@ -101,6 +93,19 @@ test('what is refused for good fails with the reason, is not repeated, and does 
   assert.deepEqual(world.socket.of(PUBLISH).map(({ body }) => body.body.n), [1, 2]);
 });
 
+test('a message that waits for its repetition is sent on the new connection, and only there', async (t) => {
+  const world = new World(t);
+  const { chat } = await world.inside();
+  void chat.channel('room').send({ n: 1 });
+  await world.socket.answer(PUBLISH, later('UNAVAILABLE', 3_000));
+  await world.reconnect();
+  await world.socket.answer(JOIN, back);
+  await world.socket.answer(PUBLISH);
+  await world.pass(9_000);
+  // The old repetition would ask a connection that is dead, and find that it does not answer.
+  assert.deepEqual([world.sockets.length, chat.state], [2, 'online']);
+});
+
 test('a message whose answer was lost is sent again with its key and its text, before all others', async (t) => {
   const world = new World(t);
   const { chat } = await world.inside();
@@ -131,6 +136,19 @@ test('a message of which the server may have forgotten the key is told as unknow
   assert.deepEqual(world.socket.of(PUBLISH).map(({ body }) => body.body.n), [2]);
   await world.socket.answer(PUBLISH);
   await next;
+});
+
+test('a clock that is set back does not make a key younger', async (t) => {
+  const world = new World(t);
+  const { chat } = await world.inside();
+  const doubtful = reasonOf(chat.channel('room').send({ n: 1 }));
+  await world.socket.end();
+  world.sleep(-10 * MINUTE);
+  world.steady = 5 * MINUTE;
+  await world.pass(10 * MINUTE + 500);
+  await world.letIn();
+  await world.socket.answer(JOIN, back);
+  assert.equal(await doubtful, 'UNKNOWN');
 });
 
 test('a message is repeated as long as the server remembers its key', async (t) => {
@@ -164,7 +182,7 @@ test('an outage longer than the life of a key costs nothing if the server says t
   const { chat } = await world.inside();
   const sent = chat.channel('room').send({ n: 1 });
   await world.socket.answer(PUBLISH, later('UNAVAILABLE', 6 * MINUTE));
-  await idle(world, 6 * MINUTE + 1_000);
+  await world.idle(6 * MINUTE + 1_000);
   void chat.channel('room').send({ n: 2 });
   await world.reconnect();
   await world.socket.answer(JOIN, back);
@@ -178,7 +196,7 @@ test('if the server does not know either, the life of the key counts', async (t)
   const { chat } = await world.inside();
   const doubtful = reasonOf(chat.channel('room').send({ n: 1 }));
   await world.socket.answer(PUBLISH, later('UNKNOWN_OUTCOME', 6 * MINUTE));
-  await idle(world, 6 * MINUTE + 1_000);
+  await world.idle(6 * MINUTE + 1_000);
   assert.equal(await doubtful, 'UNKNOWN');
 });
 
@@ -190,7 +208,7 @@ test('a repetition that is refused does not make the first attempt undone', asyn
   await world.reconnect();
   await world.socket.answer(JOIN, back);
   await world.socket.answer(PUBLISH, later('UNAVAILABLE', 6 * MINUTE));
-  await idle(world, 6 * MINUTE + 1_000);
+  await world.idle(6 * MINUTE + 1_000);
   assert.equal(await old, 'UNKNOWN');
   // For good: it may be stored all the same.
   const refused = reasonOf(chat.channel('room').send({ n: 2 }));
@@ -278,6 +296,10 @@ test('when the chat is closed, everything that waits fails, and nobody has to lo
   chat.close();
   assert.deepEqual(await Promise.all(failed), ['CLOSED', 'CLOSED', 'CLOSED']);
   assert.equal(await reasonOf(channel.send({})), 'CLOSED');
+  void channel.send({});
+  void channel.join();
+  void chat.online();
+  void chat.request('game.move');
   await settled();
   assert.deepEqual(unhandled, []);
 });

@@ -158,6 +158,21 @@ test('a refresh that finds no token closes the chat', async (t) => {
   assert.deepEqual([chat.state, world.states.at(-1).reason], ['closed', 'NO_TOKEN']);
 });
 
+test('nobody asks for a token that nobody needs any more', async (t) => {
+  const world = new World(t);
+  const tokens = source();
+  const chat = await world.connect({ token: tokens.token });
+  await world.letIn({ ttl: 1 });
+  await world.socket.kick({ reason: 'shutdown', reconnect: true, reconnectAfterMs: 5_000 });
+  await world.pass(5_000);
+  assert.equal(tokens.count, 1);
+  await world.pass(500);
+  await world.letIn({ ttl: 1 });
+  chat.close();
+  await world.pass(5_000);
+  assert.equal(tokens.count, 2);
+});
+
 test('a token that comes when the connection has ended is not shown on the next one', async (t) => {
   const world = new World(t);
   const tokens = source();
@@ -172,8 +187,8 @@ test('a token that comes when the connection has ended is not shown on the next 
   await world.pass(500);
   await world.letIn();
   late('older');
-  await settled();
-  assert.equal(world.socket.of(REFRESH).length, 0);
+  await world.pass(9_000);
+  assert.deepEqual([world.socket.of(REFRESH).length, world.states.at(-1).state], [0, 'online']);
 });
 
 test('a token that lives for months does not make a timer run over', async (t) => {

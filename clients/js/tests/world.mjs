@@ -102,7 +102,8 @@ export class World {
   constructor(t) {
     mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: Date.now() });
     // Time is only what the test moves.
-    mock.method(performance, 'now', () => 0);
+    this.steady = 0;
+    mock.method(performance, 'now', () => this.steady);
     this.random = 1;
     mock.method(Math, 'random', () => this.random);
     t.after(async () => {
@@ -186,6 +187,14 @@ export class World {
   /** Moves only the clock, as if the machine slept. Timers that are due fire when it wakes. */
   sleep(ms) {
     mock.timers.setTime(Date.now() + ms);
+  }
+
+  /** Passes time in which the server answers pings. */
+  async idle(ms) {
+    for (let left = ms; left > 0; left -= 5_000) {
+      await this.pass(Math.min(left, 5_000));
+      for (const ping of this.socket.of(PING)) await this.socket.answer(ping);
+    }
   }
 }
 

@@ -4,7 +4,7 @@ Reads commands from its standard input and prints answers and events, one JSON o
 
     {"id": 1, "client": "ann", "do": "connect", "url": "ws://127.0.0.1:3010/ws", "user": "ann"}
     {"id": 2, "client": "ann", "do": "join", "channel": "room"}
-    {"answer": 1, "ok": {}}
+    {"answer": 1, "ok": null}
     {"client": "ann", "event": "state", "state": "online"}
 
 The commands of a line are begun in their order, and each is answered when it is done. A client that is connected with
@@ -24,7 +24,6 @@ from typing import Any
 
 from global_channels import (
     Channel,
-    ChannelEvent,
     Chat,
     ChatError,
     FileStorage,
@@ -79,7 +78,8 @@ class Client:
         self.channels: dict[str, Channel] = {}
         options: dict[str, Any] = {OPTIONS[name]: value for name, value in command.get("options", {}).items()}
         if (path := command.get("tokenFile")) is not None:
-            options["token"] = lambda: read_token(Path(path))
+            # An empty file: there is no token.
+            options["token"] = lambda: Path(path).read_text().strip()
         if command.get("storageFile") is not None:
             options["storage"] = FileStorage(command["storageFile"])
         self.chat: Chat = connect(command["url"], user=command.get("user"), **options)
@@ -93,28 +93,20 @@ class Client:
             self.channels[channel.name] = channel
             self.seen[channel.name] = []
             for event in CHANNEL_EVENTS:
-                channel.on(event, self._listener(channel.name))  # type: ignore[call-overload]  # one for all
+                channel.on(event, self._listener(channel.name, event))  # type: ignore[call-overload]  # one for all
         return channel
 
-    def _listener(self, channel: str) -> Callable[[ChannelEvent], None]:
-        def told(event: ChannelEvent) -> None:
+    def _listener(self, channel: str, name: str) -> Callable[[object], None]:
+        def told(event: object) -> None:
             if isinstance(event, Message):
                 content = event.body.get("content")
                 self.seen[channel].append([event.epoch, event.offset, event.user_id, content])
             elif isinstance(event, Lost):
                 self.seen[channel].append(["lost", event.reason])
             if not self.is_quiet:
-                say({"client": self.name, "channel": channel, "event": event.type, **plain(event)})
+                say({"client": self.name, "channel": channel, "event": name, **plain(event)})
 
         return told
-
-
-def read_token(path: Path) -> str | None:
-    """The token in a file, and None if there is none."""
-    try:
-        return path.read_text().strip() or None
-    except FileNotFoundError:
-        return None
 
 
 class Driver:
@@ -138,7 +130,11 @@ class Driver:
     def do_connect(self, command: Command) -> Awaitable[Any]:
         """Answers at once. Events tell when the client is online."""
         self.clients[command["client"]] = Client(command)
-        return done({})
+        return done(None)
+
+    def do_state(self, command: Command) -> Awaitable[Any]:
+        """Answers with the state of the client."""
+        return done(self.clients[command["client"]].chat.state)
 
     def do_online(self, command: Command) -> Awaitable[Any]:
         """Answers when the client is online, or with the reason why it is closed."""
@@ -194,8 +190,8 @@ class Driver:
             from_=command.get("from"),
             page_size=command.get("pageSize", 50),
         )
-        async for publication in history:
-            found.append(publication)
+        async for event in history:
+            found.append({"type": event.type, **plain(event)})
             if len(found) == command.get("limit"):
                 break
         return found
@@ -224,9 +220,10 @@ class Driver:
         try:
             say({"answer": command["id"], "ok": plain(await doing)})
         except ChatError as error:
-            say({"answer": command["id"], "error": {"reason": error.reason, "message": error.message}})
+            why = {"reason": error.reason, "message": error.message, "code": error.code, "retry": error.retry}
+            say({"answer": command["id"], "error": why})
         except Exception as error:
-            say({"answer": command["id"], "error": {"reason": "EXCEPTION", "message": repr(error)}})
+            say({"answer": command["id"], "error": {"reason": "ERROR", "message": repr(error)}})
 
 
 async def done(value: Any) -> Any:

@@ -13,8 +13,6 @@ from .chat import Chat, connect
 from .errors import ChatError
 from .events import (
     Body,
-    ChannelEvent,
-    ChatEvent,
     Ephemeral,
     Join,
     Joined,
@@ -23,7 +21,6 @@ from .events import (
     Lost,
     LostReason,
     Message,
-    Moved,
     Parted,
     Push,
     State,
@@ -33,7 +30,7 @@ from .events import (
 )
 from .membership import JoinResult
 from .outbox import Sent, Stored
-from .pages import Member, Publication
+from .pages import Member
 from .positions import Position
 from .sockets import OpenSocket, Socket, SocketClosed, WebSocket, open_socket
 from .storage import FileStorage, Storage
@@ -43,10 +40,8 @@ from .tokens import GetToken
 __all__ = [
     "Body",
     "Channel",
-    "ChannelEvent",
     "Chat",
     "ChatError",
-    "ChatEvent",
     "Ephemeral",
     "FileStorage",
     "GetToken",
@@ -59,11 +54,9 @@ __all__ = [
     "LostReason",
     "Member",
     "Message",
-    "Moved",
     "OpenSocket",
     "Parted",
     "Position",
-    "Publication",
     "Push",
     "Sent",
     "Socket",

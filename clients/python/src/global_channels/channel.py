@@ -7,10 +7,9 @@ from typing import Any, Literal, Protocol, overload
 from .backoff import Backoff
 from .clock import Clock
 from .connection import Outcome, object_to_json, to_json
-from .errors import NOT_JOINED, ChatError
+from .errors import LEFT, NOT_JOINED, ChatError
 from .events import (
     Body,
-    ChannelEvent,
     Ephemeral,
     Join,
     Joined,
@@ -18,16 +17,16 @@ from .events import (
     LogEvent,
     Lost,
     Message,
-    Moved,
     Parted,
     Typing,
+    publication,
 )
 from .follower import Follower
 from .line import Line
 from .listeners import Listener, Listeners
 from .membership import JoinResult, Membership
 from .outbox import PUBLISH, Outbox, Sent
-from .pages import Member, Publication, Reader, history, members
+from .pages import Member, Reader, history, members
 from .positions import Position
 from .storage import Memory
 from .streams import Stream, Streams
@@ -73,7 +72,7 @@ class Channel:
         self._line = owner.line
         self._memory = owner.memory
         self._follower = Follower()
-        self._listeners = Listeners(Lost("overflow", None, None))
+        self._listeners = Listeners(("lost", Lost("overflow", None, None)))
         self._streams = Streams()
         self._membership = Membership(name, owner.line, self, owner.backoff())
         self._outbox = Outbox(
@@ -129,9 +128,8 @@ class Channel:
         """
         if not self._membership.is_wanted:
             return
-        why = ChatError(NOT_JOINED, "The channel was left.")
-        self._membership.give_up(why)
-        self._out(why)
+        self._membership.give_up(ChatError(LEFT, "The channel was left before the join was done."))
+        self._out(ChatError(NOT_JOINED, "The channel was left."))
         await self._membership.left()
 
     def send(self, body: Mapping[str, Any], *, exclude_self: bool = False) -> Sent:
@@ -169,12 +167,12 @@ class Channel:
 
     def history(
         self, *, newest_first: bool = True, from_: Position | Mapping[str, Any] | None = None, page_size: int = 50
-    ) -> AsyncIterator[Publication]:
-        """The publications that the log holds, fetched in pages of up to `page_size` (1 to 1,000) as you iterate.
+    ) -> AsyncIterator[LogEvent]:
+        """The messages, joins and leaves that the log holds, fetched in pages of `page_size` (1 to 1,000) as you iterate.
 
         `from_` is a position: what is before it comes, newest first, or what follows it, oldest first. Without it, all
-        comes. Raises ChatError if the read is refused, and with the reason `trimmed`, `diverged` or `unknown` if a page
-        does not continue the last one, so that no hole is silent.
+        comes. If a page does not continue what came before, `Lost` stands in the place of what is missing. Raises
+        ChatError if the read is refused.
         """
         position = None if from_ is None else Position.read(from_)
         if from_ is not None and position is None:
@@ -208,7 +206,7 @@ class Channel:
     @overload
     def on(self, event: Literal["parted"], listener: Callable[[Parted], object]) -> Unsubscribe: ...
     @overload
-    def on(self, event: Literal["position"], listener: Callable[[Moved], object]) -> Unsubscribe: ...
+    def on(self, event: Literal["position"], listener: Callable[[Position], object]) -> Unsubscribe: ...
 
     def on(self, event: str, listener: Listener) -> Unsubscribe:
         """Calls the listener for each event of this type. Returns a function that removes it again.
@@ -252,24 +250,19 @@ class Channel:
 
     def added(self, position: Position) -> None:
         """A back end has made this client a member, or the user's token has."""
-        before = self.since()
-        recovered = before == position
-        if not self._membership.added(position, recovered=recovered):
-            return
-        self._follower.position = before
-        lost = self._follower.added(position)
-        if lost is not None:
-            self._give(lost)
-        self._entered(position, recovered=recovered)
+        result = self._membership.added(position)
+        if result is not None:
+            self._follower.position = position
+            self._entered(position, recovered=result.recovered)
 
     def removed(self) -> None:
         """A back end has ended the membership, or has deleted the channel."""
         # Otherwise it is about a membership that we have left, and a join is under way that will say more.
         if self._membership.is_in:
-            reason = DELETED if self._was_deleted else REMOVED
-            why = ChatError(NOT_JOINED, "The channel was deleted." if self._was_deleted else "The user was removed.")
+            message = "The channel was deleted." if self._was_deleted else "The user was removed from the channel."
+            why = ChatError(NOT_JOINED, message)
             self._membership.removed(why)
-            self._tell(Parted(reason))
+            self._tell(Parted(DELETED if self._was_deleted else REMOVED, message))
             self._out(why)
 
     def push(self, push: Mapping[str, Any]) -> None:
@@ -300,7 +293,7 @@ class Channel:
     def on_refused(self, error: ChatError, *, was_member: bool) -> None:
         """The server does not let us in, and will not."""
         if was_member:
-            self._tell(Parted(error.reason))
+            self._tell(Parted(error.reason, error.message))
         self._out(error)
 
     # Inside
@@ -337,17 +330,13 @@ class Channel:
         if lost is not None:
             self._give(lost)
         self._was_deleted = route == "onDeleted"
-        user = body.get("userId")
-        # Taken before anybody is told, because a listener may leave the channel.
+        # Read now, because a listener may leave the channel.
         epoch = self.position.epoch if self.position is not None else ""
-        if route == "onJoin":
-            self._give(Join(user, body.get("info"), offset, epoch, time))
-        elif route == "onLeave":
-            self._give(Leave(user, body.get("info"), offset, epoch, time))
-        elif route is not None and route != "onDeleted":
-            # Without a route, it is the place of a message of our own that was for the others.
-            self._typists.ended(user)
-            self._give(Message(route, body, user, offset, epoch, time))
+        event = None if route is None else publication(route, body, offset, epoch, time)
+        if isinstance(event, Message):
+            self._typists.ended(event.user_id)
+        if event is not None:
+            self._give(event)
         self._note()
 
     def _ephemeral(self, route: str, body: Body, time: int) -> None:
@@ -358,7 +347,8 @@ class Channel:
                 self._typists.typing(user)
             else:
                 self._typists.ended(user)
-        self._tell(Ephemeral(route, body, user, time))
+        else:
+            self._tell(Ephemeral(route, body, user, time))
 
     def _say(self, body: Mapping[str, Any], *, exclude_self: bool) -> bool:
         text = object_to_json(body)
@@ -382,14 +372,14 @@ class Channel:
     def _note(self) -> None:
         if self.position is not None:
             self._memory.note(self.name, self.position)
-            self._tell(Moved(self.position))
+            self._listeners.tell("position", self.position)
 
     def _give(self, event: LogEvent) -> None:
         self._tell(event)
         self._streams.put(event)
 
-    def _tell(self, event: ChannelEvent) -> None:
-        self._listeners.tell(event)
+    def _tell(self, event: LogEvent | Ephemeral | Typing | Joined | Parted) -> None:
+        self._listeners.tell(event.type, event)
 
     def _hold(self) -> None:
         self._owner.hold(self, is_needed=self._membership.is_wanted or bool(self._listeners))

@@ -212,7 +212,7 @@ class Chat:
     def on_state(self, state: State) -> None:
         """The chat is in another state."""
         self._state = state
-        self._listeners.tell(state)
+        self._listeners.tell(state.type, state)
 
     def on_push(self, push: Mapping[str, Any]) -> None:
         """The server has sent something that is no answer."""
@@ -230,7 +230,7 @@ class Chat:
         elif route == "onExpired":
             self._session.token_expired()
         elif isinstance(route, str):
-            self._listeners.tell(Push(route, body))
+            self._listeners.tell(Push.type, Push(route, body))
 
     def on_stop(self, error: ChatError) -> None:
         """There is a reason to connect no more."""

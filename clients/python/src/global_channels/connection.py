@@ -93,7 +93,10 @@ class Connection:
         self.end: End | None = None
         self.ended: asyncio.Future[End] = self._loop.create_future()
         self._heard = self._loop.time()
+        self._is_proven = False  # A ping was answered, so it is more than a connection that could be opened.
+        self._ping_at = self._heard + ping
         self._silent_since: float | None = None  # when something was asked for, and nothing has come since
+        self._had_a_chance = False  # since anything came
         self._check: asyncio.TimerHandle | None = None
         self._check_due = 0.0
         self._plan_check()
@@ -173,6 +176,10 @@ class Connection:
     def _receive(self, text: str | bytes) -> bool:
         """True if this was an answer."""
         self._heard = self._loop.time()
+        self._had_a_chance = False
+        if self._is_proven:
+            # Before, a ping is sent even if much comes, because its answer is what proves it.
+            self._ping_at = self._heard + self._ping_after
         message = json.loads(text)
         if not isinstance(message, dict):
             return False
@@ -196,9 +203,9 @@ class Connection:
 
     def _plan_check(self) -> None:
         """Plans to look when a ping is due, when the silence is too long, and now and then whether we have slept."""
-        due = self._silent_since + self._silence if self._silent_since is not None else self._heard + self._ping_after
         now = self._loop.time()
-        due = max(now, min(due, now + self._ping_after / CHECKS))
+        dead_at = now + self._silence if self._silent_since is None else self._silent_since + self._silence
+        due = max(now, min(dead_at, self._ping_at, now + self._ping_after / CHECKS))
         if self._check is not None:
             self._check.cancel()
         self._check_due = self._clock() + due - now
@@ -208,24 +215,27 @@ class Connection:
         self._check = None
         now = self._loop.time()
         # The machine slept, or something has blocked the loop. Answers may lie unread in the socket, so this silence says
-        # nothing, and the connection gets another chance.
+        # nothing, and the connection gets one more chance.
         was_late = self._clock() - self._check_due > self._silence / 2
-        if was_late:
+        if was_late and not self._had_a_chance:
+            self._had_a_chance = True
             self._silent_since = None
             self._ping()
-        elif self._silent_since is not None:
-            if now - self._silent_since >= self._silence:
-                self._finish(NO_ANSWER, f"The server has not answered for {self._silence:g} seconds.", 1006)
-                return
-        elif now - self._heard >= self._ping_after:
+        elif self._silent_since is not None and now - self._silent_since >= self._silence:
+            self._finish(NO_ANSWER, f"The server has not answered for {self._silence:g} seconds.", 1006)
+            return
+        elif now >= self._ping_at:
             self._ping()
         self._plan_check()
 
     def _ping(self) -> None:
+        self._ping_at = self._loop.time() + self._ping_after
         self.request(PING, "{}", self._pinged)
 
     def _pinged(self, outcome: Outcome) -> None:
         if outcome.body is not None:
+            self._is_proven = True
+            self._ping_at = self._loop.time() + self._ping_after
             self._owner.on_useful()
 
     # The end

@@ -84,8 +84,8 @@ class Lost:
 
     `reason` is `diverged` (forget what you were given after `to`), `trimmed` (what was missed is no longer kept),
     `unknown` (the log of the channel has begun again), `skipped` (the operator does not give it), `gap` (offsets are
-    missing, and nobody has said why) or `overflow` (you read too slowly). `from_` is the position before and `to` the
-    one now. Both are None for an overflow.
+    missing, and nobody has said why) or `overflow` (you read too slowly). Up to `from_`, and from `to` on, nothing is
+    missing. Both are None if an async listener was too slow.
     """
 
     type: ClassVar[Literal["lost"]] = "lost"
@@ -129,19 +129,26 @@ class Parted:
 
     type: ClassVar[Literal["parted"]] = "parted"
     reason: str
+    message: str
 
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The position in the log is this one now. All that was before it was told."""
-
-    type: ClassVar[Literal["position"]] = "position"
-    position: Position
-
-
-ChatEvent = State | Push
 
 LogEvent = Message | Join | Leave | Lost
 """What the iterator of a channel gives."""
 
-ChannelEvent = LogEvent | Ephemeral | Typing | Joined | Parted | Moved
+REASONS: dict[str, LostReason] = {"diverged": "diverged", "trimmed": "trimmed", "unknown": "unknown", "skipped": "skipped"}
+
+
+def lost(reason: str, from_: Position | None, to: Position | None) -> Lost:
+    """The event for a reason of the server."""
+    # A reason that this library does not know must not hide that something is missing.
+    return Lost(REASONS.get(reason, "unknown"), from_, to)
+
+
+def publication(route: str, body: Body, offset: int, epoch: str, time: int) -> Message | Join | Leave | None:
+    """What a publication is to an application. None: it says nothing but that the channel was deleted."""
+    user = body.get("userId")
+    if route == "onJoin":
+        return Join(user, body.get("info"), offset, epoch, time)
+    if route == "onLeave":
+        return Leave(user, body.get("info"), offset, epoch, time)
+    return None if route == "onDeleted" else Message(route, body, user, offset, epoch, time)

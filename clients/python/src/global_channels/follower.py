@@ -1,14 +1,7 @@
 """How a reader of a channel stays contiguous: what is next, what was given already, and what is missing."""
 
-from .events import Lost, LostReason
+from .events import Lost, lost
 from .positions import Position
-
-REASONS: dict[str, LostReason] = {
-    "diverged": "diverged",
-    "trimmed": "trimmed",
-    "unknown": "unknown",
-    "skipped": "skipped",
-}
 
 NEW_EPOCH = "new-epoch"
 
@@ -25,13 +18,7 @@ class Follower:
         before, self.position = self.position, to
         if reason == NEW_EPOCH:
             return None
-        # A reason that this library does not know must not hide that something is missing.
-        return Lost(REASONS.get(reason, "unknown"), before, to)
-
-    def added(self, at: Position) -> Lost | None:
-        """A back end has made this client a member. What follows `at` comes next."""
-        before, self.position = self.position, at
-        return None if before in (None, at) else Lost("gap", before, at)
+        return lost(reason, before, to)
 
     def take(self, offset: int) -> tuple[bool, Lost | None]:
         """A publication has come. Returns whether it is new, and what is missing before it."""

@@ -5,20 +5,11 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 Listener = Callable[[Any], object]
 
 MOST_WAITING = 10_000  # calls of async listeners
-
-
-class Event(Protocol):
-    """What listeners are told: it has a type by which they choose."""
-
-    @property
-    def type(self) -> str:
-        """The name of the event."""
-        ...
 
 
 def report(doing: str, error: BaseException) -> None:
@@ -36,8 +27,8 @@ class Listeners:
     If more than 10,000 calls wait, the oldest are dropped. Then `overflow` is told in their place, if there is one.
     """
 
-    def __init__(self, overflow: Event | None = None) -> None:
-        """`overflow` is told to its listeners after calls were dropped."""
+    def __init__(self, overflow: tuple[str, object] | None = None) -> None:
+        """`overflow` is the name and the event that is told after calls were dropped."""
         self._listeners: dict[str, list[Listener]] = {}
         self._waiting: deque[Awaitable[object]] = deque()
         self._overflow = overflow
@@ -61,18 +52,18 @@ class Listeners:
 
         return off
 
-    def tell(self, event: Event) -> None:
-        """Tells all listeners of this event."""
-        for listener in tuple(self._listeners.get(event.type, ())):
-            called = self._call(listener, event)
+    def tell(self, name: str, event: object) -> None:
+        """Tells all listeners of the events of this name."""
+        for listener in tuple(self._listeners.get(name, ())):
+            called = self._call(listener, name, event)
             if called is not None:
                 self._later(called)
 
-    def _call(self, listener: Listener, event: Event) -> Awaitable[object] | None:
+    def _call(self, listener: Listener, name: str, event: object) -> Awaitable[object] | None:
         try:
             returned = listener(event)
         except Exception as error:
-            report(f"a listener of {event.type!r}", error)
+            report(f"a listener of {name!r}", error)
             return None
         return returned if inspect.isawaitable(returned) else None
 
@@ -102,8 +93,8 @@ class Listeners:
         if self._overflow is None:
             report("a slow async listener", RuntimeError(f"more than {MOST_WAITING} calls wait for it"))
             return
-        for listener in tuple(self._listeners.get(self._overflow.type, ())):
-            called = self._call(listener, self._overflow)
+        for listener in tuple(self._listeners.get(self._overflow[0], ())):
+            called = self._call(listener, *self._overflow)
             if called is not None:
                 await self._await(called)
 

@@ -144,16 +144,23 @@ class Membership:
         self._stop_pause()
         self._leaving.resolve(None)
 
-    def added(self, position: Position, *, recovered: bool) -> bool:
-        """A back end has made us a member. False: only until the leave that is under way."""
+    def added(self, position: Position) -> JoinResult | None:
+        """A back end, or our token, has made us a member. None: we are not in, at least for now."""
         if self._unanswered_leaves > 0:
-            return False
+            return None  # This is over as soon as the leave that is under way.
         self._stop_pause()
         self.is_wanted = self._is_known = True
         # If a join is under way, it is answered with ALREADY_JOINED now, which says nothing new.
         self._attempt = None
-        self._enter(JoinResult(position, recovered=recovered, replayed=0))
-        return True
+        since = self._host.since()
+        if since is None or since == position:
+            result = JoinResult(position, recovered=since is not None, replayed=0)
+            self._enter(result)
+            return result
+        # A token lets us in before we can say where we were. To get what we missed, we come in again, and say it.
+        self._say_leave()
+        self._ask()
+        return None
 
     def removed(self, why: ChatError) -> None:
         """A back end has ended the membership."""

@@ -17,6 +17,8 @@ from .line import Line
 
 PUBLISH = "chat.handler.publish"
 
+UNKNOWN_OUTCOME = "UNKNOWN_OUTCOME"
+
 SAFE_PART = 0.9  # of the time in which the server knows a key: a repeated message needs time to arrive, too
 
 
@@ -73,7 +75,8 @@ class _Message:
         self.params = params
         self.sent = sent
         self.size = len(params.encode())
-        self.first_try: float | None = None
+        self.doubtful_since: float | None = None  # when the first try was sent that may have been carried out
+        self.was_doubtful = False  # A try before this one may have been carried out.
         self.is_last_try = False
 
 
@@ -146,7 +149,7 @@ class Outbox:
             if message is self._in_flight:
                 message.is_last_try = True
             else:
-                self._settle(message, error.again() if message.first_try is None else _may_be_stored())
+                self._settle(message, error.again() if message.doubtful_since is None else _may_be_stored())
 
     def close(self, error: ChatError) -> None:
         """The application has closed the chat. All messages fail."""
@@ -160,9 +163,10 @@ class Outbox:
                 return
             message = self._messages[0]
             now = self._clock()
-            if message.first_try is None:
-                message.first_try = now
-            elif now - message.first_try >= self._safe:
+            message.was_doubtful = message.doubtful_since is not None
+            if message.doubtful_since is None:
+                message.doubtful_since = now
+            elif now - message.doubtful_since >= self._safe:
                 # The server may have forgotten the key, and would store the message a second time.
                 self._settle(message, _may_be_stored())
                 continue
@@ -178,12 +182,17 @@ class Outbox:
             self._backoff.reset()
             self._on_stored()
             self._settle(message, None)
-        elif not error.retry or message.is_last_try:
-            self._settle(message, error)
-        elif outcome.body is not None:
+        elif outcome.body is None:
+            # The connection has ended. Unless it was too big, the message may be stored, and is repeated on the next one.
+            if outcome.is_too_big or message.is_last_try:
+                self._settle(message, error)
+        elif error.retry and not message.is_last_try:
+            if not message.was_doubtful and error.reason != UNKNOWN_OUTCOME:
+                message.doubtful_since = None  # Nothing was done, so the life of its key has not begun.
             pause = error.retry_after + self._backoff.pause()
             self._pause = asyncio.get_running_loop().call_later(pause, self._go_on)
-        # Otherwise the connection has ended, and the message is repeated on the next one.
+        else:
+            self._settle(message, _may_be_stored() if message.was_doubtful else error)
         self._flow()
 
     def _go_on(self) -> None:
@@ -197,4 +206,4 @@ class Outbox:
 
 
 def _may_be_stored() -> ChatError:
-    return ChatError(UNKNOWN, "The message may have been stored. It was sent, and no answer came while a repetition was safe.")
+    return ChatError(UNKNOWN, "The message may have been stored. It was sent, and no answer came while it could be repeated.")

@@ -8,13 +8,15 @@ from typing import Any
 from .backoff import Backoff
 from .connection import Connection, to_json
 from .errors import ChatError, ConnectionEndedError
-from .events import Body, UserId
+from .events import LogEvent, lost, publication
 from .positions import Position
 
 MEMBERS = "chat.handler.members"
 HISTORY = "chat.handler.history"
 
 MEMBERS_OF_A_PAGE = 1_000
+
+CONTIGUOUS = "contiguous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +26,6 @@ class Member:
     user_id: str
     sessions: int
     info: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What stands at one place in the log of a channel: a message, a join, a leave, or what a back end has published."""
-
-    route: str
-    body: Body
-    user_id: UserId | None
-    offset: int
-    epoch: str
-    time: int
 
 
 class Reader:
@@ -77,22 +67,20 @@ async def members(reader: Reader, channel: str) -> list[Member]:
 
 async def history(
     reader: Reader, channel: str, *, newest_first: bool, from_: Position | None, page_size: int
-) -> AsyncIterator[Publication]:
-    """The publications of the log, from page to page without a hole."""
+) -> AsyncIterator[LogEvent]:
+    """What the log holds, from page to page. No hole is silent."""
     asked: dict[str, Any] = {"channel": channel, "newestFirst": newest_first, "pageSize": page_size}
     while True:
         if from_ is not None:
             asked["from"] = from_.to_json()
         page = await reader.read(HISTORY, asked)
-        continuity = page.get("continuity", "contiguous")
-        if from_ is not None and continuity != "contiguous":
-            hole = "The log does not continue where the last page ended. Begin again without the position."
-            raise ChatError(str(continuity), hole)
+        reason = page.get("continuity", CONTIGUOUS)
+        if from_ is not None and reason != CONTIGUOUS:
+            yield lost(reason, from_, Position.read(page.get("position")))
         for read in page.get("publications") or ():
-            body = read.get("body") or {}
             from_ = Position(read["epoch"], read["offset"])
-            yield Publication(read["route"], body, body.get("userId"), from_.offset, from_.epoch, read["time"])
-        if not page.get("more"):
+            event = publication(read["route"], read.get("body") or {}, from_.offset, from_.epoch, read["time"])
+            if event is not None:
+                yield event
+        if not page.get("more") or not page.get("publications"):
             return
-        if not page.get("publications"):
-            raise ChatError("gap", "The server has more, but has given nothing.")

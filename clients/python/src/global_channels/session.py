@@ -21,6 +21,8 @@ from .verdicts import TOKEN_REFUSED, Again, Stop, of_end, of_refused_login
 
 LOGIN = "connector.handler.login"
 
+INVALID_PARAMETER = "INVALID_PARAMETER"
+
 CLOSE_WITHIN = 2.0  # seconds, for a socket that is closed in the usual way
 
 
@@ -57,10 +59,12 @@ class Session:
         self._line = line
         self._memory = memory
         self._host = host
-        self._pauses = Backoff(options.longest_pause_ms / 1000, options.random)
-        self._tokens = Tokens(options.token, lambda: Backoff(options.longest_pause_ms / 1000, options.random), options.random)
+        longest = options.longest_pause_ms / 1000
+        self._pauses = Backoff(longest, options.random)
+        self._tokens = Tokens(options.token, longest, lambda: Backoff(longest, options.random), options.random)
         self._is_last_token = False  # If the server refuses this token, too, a further one is no use.
         self._was_in = False  # A session of ours may be what is still logged in.
+        self._is_stored_secret = False  # The secret is what a storage held, and no login has proved it.
         self._is_stopped = False
         self._connection: Connection | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -123,7 +127,7 @@ class Session:
     async def _run(self) -> None:
         await asyncio.sleep(0)  # With an eager task factory, this would run before the chat is complete.
         await self._memory.load()
-        self._was_in = self._memory.secret is not None
+        self._was_in = self._is_stored_secret = self._memory.secret is not None
         for url in itertools.cycle(web_socket_urls(self._options.url)):
             verdict = await self._connect(url)
             if isinstance(verdict, Stop):
@@ -142,11 +146,12 @@ class Session:
         try:
             # Before the socket is opened: the server closes connections that do not log in.
             token = await self._tokens.get()
-            socket = await _open(self._options.open_socket, url, silence)
+            # Opening a socket takes several round trips.
+            socket = await _open(self._options.open_socket, url, 2 * silence)
         except ChatError as error:
             return Again(error.reason, error.message) if error.retry else Stop(error)
         except asyncio.TimeoutError:
-            return Again(NO_ANSWER, f"{url} has not answered for {silence:g} seconds.")
+            return Again(NO_ANSWER, f"{url} has not answered for {2 * silence:g} seconds.")
         except Exception as error:
             return Again(LOST, f"There is no connection to {url}: {error}")
         connection = self._connection = Connection(
@@ -174,15 +179,17 @@ class Session:
     async def _log_in(self, connection: Connection, token: str | None) -> Again | Stop | None:
         """None: the user is logged in."""
         if self._memory.secret is None:
-            # A secret of our own is as good as one of the server's. It makes the first login safe to repeat: if only its
-            # answer is lost, the next login takes the place over instead of being refused.
-            self._memory.keep(secrets.token_urlsafe(16))
+            self._make_secret()
         while True:
             try:
                 answer = await connection.ask(LOGIN, to_json(self._credentials(token)))
             except ConnectionEndedError:
                 return None  # The end of the connection says what to do.
             except ChatError as error:
+                if error.reason == INVALID_PARAMETER and self._is_stored_secret:
+                    # What the storage holds is no secret of this server. Without it, this is not repeated.
+                    self._make_secret()
+                    continue
                 if error.reason not in TOKEN_REFUSED or not self._tokens or self._is_last_token:
                     return of_refused_login(error, was_in=self._was_in)
             else:
@@ -194,6 +201,12 @@ class Session:
             except ChatError as error:
                 return Again(error.reason, error.message) if error.retry else Stop(error)
 
+    def _make_secret(self) -> None:
+        # A secret of our own is as good as one of the server's. It makes the first login safe to repeat: if only its answer
+        # is lost, the next login takes the place over instead of being refused.
+        self._memory.keep(secrets.token_urlsafe(16))
+        self._was_in = self._is_stored_secret = False
+
     def _credentials(self, token: str | None) -> dict[str, Any]:
         body: dict[str, Any] = {"positions": True, "resume": self._memory.secret}
         if self._options.user is not None:
@@ -203,7 +216,7 @@ class Session:
         return body
 
     def _logged_in(self, connection: Connection, answer: Mapping[str, Any]) -> None:
-        self._is_last_token = False
+        self._is_last_token = self._is_stored_secret = False
         self._was_in = True
         resume = answer.get("resume")
         if isinstance(resume, str):

@@ -5,6 +5,7 @@ from collections import deque
 from weakref import WeakSet
 
 from .events import LogEvent, Lost
+from .positions import Position
 
 MOST_EVENTS = 10_000  # that wait for one reader
 
@@ -13,14 +14,14 @@ class Stream:
     """One iteration over the events of a channel. It begins when it is made, and ends when the channel is left.
 
     It holds 10,000 events at most. If its reader is slower than that, the oldest are dropped. Then it gives
-    `Lost("overflow")` once in their place, and goes on with those that it has.
+    `Lost("overflow", …)` once in their place, and goes on with those that it has.
     """
 
     def __init__(self, source: object) -> None:
         """Is made by the channel, `source`, which must live as long as somebody iterates over it."""
         self._source = source
         self._events: deque[LogEvent] = deque(maxlen=MOST_EVENTS)
-        self._has_dropped = False
+        self._dropped: LogEvent | None = None  # the first one of those that were dropped in a row
         self._is_over = False
         self._wake: asyncio.Future[None] | None = None
 
@@ -30,7 +31,7 @@ class Stream:
 
     async def __anext__(self) -> LogEvent:
         """The next event. Only one task may wait for it at a time."""
-        while not self._has_dropped and not self._events:
+        while not self._events:
             if self._is_over:
                 raise StopAsyncIteration
             if self._wake is not None:
@@ -40,14 +41,15 @@ class Stream:
                 await self._wake
             finally:
                 self._wake = None
-        if self._has_dropped:
-            self._has_dropped = False
-            return Lost("overflow", None, None)
+        if self._dropped is not None:
+            dropped, self._dropped = self._dropped, None
+            return Lost("overflow", _before(dropped), _before(self._events[0]))
         return self._events.popleft()
 
     def put(self, event: LogEvent) -> None:
         """Adds an event."""
-        self._has_dropped = self._has_dropped or len(self._events) == MOST_EVENTS
+        if self._dropped is None and len(self._events) == MOST_EVENTS:
+            self._dropped = self._events[0]
         self._events.append(event)
         self._notify()
 
@@ -59,6 +61,10 @@ class Stream:
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+
+def _before(event: LogEvent) -> Position | None:
+    return event.from_ if isinstance(event, Lost) else Position(event.epoch, event.offset - 1)
 
 
 class Streams:

@@ -12,8 +12,6 @@ REFRESH = "connector.handler.refresh"
 
 GetToken = Callable[[], Awaitable[str | None] | str | None]
 
-ANSWER_WITHIN = 30.0  # seconds: a call that hangs must not keep the chat from connecting
-
 REFRESH_AT = 0.8  # of a token's life
 
 JITTER = 0.1  # of a token's life: tokens that were made together are not refreshed together
@@ -22,9 +20,10 @@ JITTER = 0.1  # of a token's life: tokens that were made together are not refres
 class Tokens:
     """The tokens of one chat."""
 
-    def __init__(self, get: GetToken | None, backoff: Callable[[], Backoff], random: Callable[[], float]) -> None:
-        """Without `get`, the server must want no tokens."""
+    def __init__(self, get: GetToken | None, within: float, backoff: Callable[[], Backoff], random: Callable[[], float]) -> None:
+        """Without `get`, the server must want no tokens. A call that takes longer than `within` seconds has failed."""
         self._get = get
+        self._within = within
         self._backoff = backoff
         self._random = random
         self._has_expired = asyncio.Event()
@@ -43,13 +42,13 @@ class Tokens:
         try:
             token = self._get()
             if inspect.isawaitable(token):
-                token = await asyncio.wait_for(token, ANSWER_WITHIN)
+                token = await asyncio.wait_for(token, self._within)
             if not isinstance(token, str | None):
-                raise TypeError(f"it has returned {type(token).__name__}, and not a string")
+                raise TypeError(f"It has returned {type(token).__name__}, and not a string.")
         except Exception as error:
             failed = f"The application's function for tokens has failed: {error!r}"
             raise ChatError(TOKEN_FAILED, failed, retry=True) from error
-        if token is None:
+        if not token:
             raise ChatError(NO_TOKEN, "The application has no token for this user any more.")
         return token
 

@@ -43,11 +43,12 @@ class Typists:
             self._tell(Typing(user, typing=False))
 
     def clear(self) -> None:
-        """The channel is left. Nobody is told."""
-        self._until.clear()
+        """The channel is left, so nobody types there any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for _, user in tuple(self._until.values()):
+            self.ended(user)
 
     def _forget(self) -> None:
         loop = asyncio.get_running_loop()
