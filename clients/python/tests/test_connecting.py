@@ -255,6 +255,29 @@ async def test_a_chat_may_be_closed_at_any_moment(scene: Scene, turns: int) -> N
     assert chat.state == "closed"
 
 
+async def test_a_loop_that_is_closed_without_the_chat_ends_everything_at_once(scene: Scene) -> None:
+    chat = await scene.online()
+    await scene.joined(chat)
+    scene.socket.is_stuck = True
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()  # This is how asyncio.run ends.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert scene.socket.is_aborted
+    assert scene.reported == []
+
+
+async def test_closing_does_not_wait_long_for_a_network_that_is_stuck(scene: Scene) -> None:
+    chat = await scene.online()
+    scene.socket.is_stuck = True
+    closing = scene.begin(chat.close())
+    await scene.loop.advance(1.9)
+    assert (closing.done(), scene.socket.is_aborted) == (False, False)
+    await scene.loop.advance(0.2)
+    assert (closing.done(), scene.socket.is_aborted) == (True, True)
+
+
 async def test_leaving_the_with_block_closes_the_chat(scene: Scene) -> None:
     async with await scene.online() as chat:
         pass

@@ -115,6 +115,15 @@ async def test_a_machine_that_has_slept_asks_at_once(scene: Scene) -> None:
     await scene.socket.answer(PING)
 
 
+async def test_a_loop_that_is_always_late_still_finds_a_dead_connection(scene: Scene) -> None:
+    await scene.online()
+    first = scene.socket
+    for _ in range(10):
+        scene.loop.asleep += 10
+        await scene.loop.advance(1)
+    assert (first.is_aborted, len(first.of(PING))) == (True, 1)
+
+
 async def test_silence_during_sleep_does_not_count(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)

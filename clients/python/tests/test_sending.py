@@ -99,6 +99,16 @@ async def test_a_refusal_that_may_pass_holds_the_messages_behind_it(scene: Scene
     await asyncio.gather(*sent)
 
 
+async def test_a_pause_ends_with_the_chat(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    sent = channel.send({"content": 1})
+    await scene.socket.answer(PUBLISH, refused("UNAVAILABLE", retry=True, retryAfterMs=60_000))
+    await chat.close()
+    assert scene.loop.timers() == []
+    assert sent.done()
+
+
 async def test_pauses_grow_with_each_refusal_and_begin_anew_after_a_success(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
@@ -359,6 +369,7 @@ async def test_an_ephemeral_message_is_not_queued_behind_a_network_that_is_stuck
     assert channel.ephemeral({"x": "x" * 70_000})
     await scene.loop.settle()
     assert not channel.ephemeral({"x": 1})
+    scene.socket.is_stuck = False
 
 
 def _raise(error: Exception) -> None:

@@ -86,6 +86,12 @@ async def test_a_stored_secret_that_the_server_cannot_read_is_replaced(scene: Sc
     assert chat.state == "closed"
 
 
+async def test_a_session_of_the_last_process_may_be_what_is_still_logged_in(scene: Scene) -> None:
+    chat = await scene.connect(storage=Shelf(kept()))
+    await scene.socket.answer(LOGIN, refused("USER_LOGGED_IN", retry=True, retryAfterMs=2000))
+    assert chat.state == "away"
+
+
 async def test_a_position_that_the_application_gives_counts_more(scene: Scene) -> None:
     chat = await scene.online(storage=Shelf(kept()))
     joining = scene.begin(chat.channel("room").join(since=at(3)))

@@ -147,7 +147,7 @@ class Chat:
         Returns when the socket is closed and async listeners have got what they were told, which takes three seconds at
         most. Messages that were not awaited may not have been sent.
         """
-        self._finish(ChatError(CLOSED, "The chat was closed."))
+        self._finish(ChatError(CLOSED, "It was closed by the application."))
         await self._session.stopped(STOP_WITHIN)
         busy = [self._listeners.busy(), *(channel.busy() for channel in tuple(self._channels.values()))]
         if tasks := {task for task in busy if task is not None}:
@@ -240,7 +240,7 @@ class Chat:
         if self._why_closed is not None:
             return
         self._why_closed = error
-        closed = self.line.close(error.message)
+        closed = self.line.close(f"The chat is closed ({error.reason}): {error.message}")
         self.memory.keep(None)
         self._session.stop()
         self._session.spawn(self.memory.finish())

@@ -91,7 +91,7 @@ class Connection:
         self._unsent_size = 0
         self._kick: Mapping[str, Any] | None = None
         self.end: End | None = None
-        self.ended: asyncio.Future[End] = self._loop.create_future()
+        self._ended = asyncio.Event()
         self._heard = self._loop.time()
         self._is_proven = False  # A ping was answered, so it is more than a connection that could be opened.
         self._ping_at = self._heard + ping
@@ -250,11 +250,17 @@ class Connection:
         asked = list(self._asked.values())
         self._asked.clear()
         self._owner.on_end(self)
-        self.ended.set_result(self.end)
+        self._ended.set()
         # Of all that was unanswered, the largest must be what the server could not take.
         largest = max(asked, key=lambda it: it.size) if asked and code == TOO_BIG_CODE else None
         for it in asked:
             it.answered(Outcome(None, is_too_big=it is largest))
+
+    async def ended(self) -> End:
+        """Waits until the connection has ended, and says why."""
+        await self._ended.wait()
+        assert self.end is not None
+        return self.end
 
     def drop(self) -> None:
         """Ends the connection from our side. The socket is left to whoever closes it."""

@@ -159,7 +159,7 @@ class Session:
         )
         try:
             verdict = await self._log_in(connection, token)
-            verdict = verdict or of_end(await connection.ended, has_tokens=bool(self._tokens))
+            verdict = verdict or of_end(await connection.ended(), has_tokens=bool(self._tokens))
         except asyncio.CancelledError:
             # If it is not the chat that stops us, the loop is about to be closed, and would not wait for another task.
             if self._is_stopped:

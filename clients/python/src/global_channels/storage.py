@@ -116,7 +116,7 @@ class Memory:
         positions = stored.get("positions")
         for channel, given in positions.items() if isinstance(positions, dict) else ():
             position = Position.read(given)
-            if position is not None and channel not in self._positions:
+            if position is not None:
                 self.note(channel, position)
 
     def keep(self, secret: str | None) -> None:
