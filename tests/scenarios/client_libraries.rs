@@ -1,9 +1,11 @@
 //! The client libraries in `clients/`, against real services: one list of behaviours for all of them
-//! (`client_libraries/behaviours.rs`), and crowds that go through every fault at once (`client_libraries/crowds.rs`).
+//! (`client_libraries/behaviours.rs`), crowds that go through every fault at once (`client_libraries/crowds.rs`), and the packages
+//! (`client_libraries/packages.rs`).
 
 mod behaviours;
 mod crowds;
 mod driver;
+mod packages;
 
 /// One test for each library and behaviour.
 macro_rules! behaviours {

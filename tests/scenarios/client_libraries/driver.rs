@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::io::{PipeWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use testkit::process::Process;
@@ -25,12 +25,7 @@ impl Library {
                 command
             }
             Self::Python => {
-                let python = workspace().join("tests/clients/.venv/bin/python");
-                assert!(
-                    python.exists(),
-                    "run ./tests/run, which installs what this needs"
-                );
-                let mut command = Command::new(python);
+                let mut command = Command::new(python());
                 let library = workspace().join("clients/python");
                 command.env("PYTHONPATH", library.join("src"));
                 command.arg(library.join("tests/driver.py"));
@@ -38,6 +33,16 @@ impl Library {
             }
         }
     }
+}
+
+/// The Python that has what these tests need.
+pub(super) fn python() -> PathBuf {
+    let python = workspace().join("tests/clients/.venv/bin/python");
+    assert!(
+        python.exists(),
+        "run ./tests/run, which installs what this needs"
+    );
+    python
 }
 
 /// A process with some clients of one library.
