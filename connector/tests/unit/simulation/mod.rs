@@ -206,9 +206,10 @@ impl World {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
                 self.faults.away && policy == LoginPolicy::KickOld
             }
+            // A lease can't be renewed while another one can: its server is away, or some renewals in a row are lost.
             Disconnect::Moved => {
                 self.moved.fetch_add(1, Ordering::Relaxed);
-                self.faults.away
+                self.faults.away || self.faults.lossy > 0
             }
             _ => false,
         }
