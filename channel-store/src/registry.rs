@@ -161,7 +161,8 @@ pub enum LoggedIn {
 /// Whom a claim concerns, apart from the session itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claimed {
-    /// Incarnations of the entries that it outranks. Each of these entries is marked as superseded.
+    /// Incarnations of the entries that it outranks, and that have a client which has to be told. Entries that linger are marked
+    /// as superseded, too, but have none, and end after the grace.
     pub superseded: Vec<Incarnation>,
     /// Incarnations of the live entries that outrank it.
     pub better: Vec<Incarnation>,

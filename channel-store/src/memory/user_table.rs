@@ -165,8 +165,11 @@ impl User {
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
             if entry.gives_way_to(claim) {
+                // A lingering session has no client that would have to be closed.
+                if entry.state != EntryState::Lingering {
+                    superseded.push(entry.incarnation.clone());
+                }
                 entry.state = EntryState::Superseded;
-                superseded.push(entry.incarnation.clone());
             } else if entry.outranks(claim) {
                 better.push(entry.incarnation.clone());
             }

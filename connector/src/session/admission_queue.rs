@@ -5,7 +5,8 @@
 //! come, first served.
 //!
 //! A request that would not be served in time is refused, and its client is told when to come again. These times are
-//! spread over as long as it takes to serve everybody, as measured lately.
+//! spread over as long as it takes to serve everybody, as measured lately. When a crowd comes at once, the first requests are
+//! served slowly, so what was told on their account is corrected as soon as others are faster.
 
 use crate::chat_client::CALL;
 use crate::metering::PUT_OFF;
@@ -28,8 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(900);
 const FIRST_GUESS: Duration = Duration::from_millis(20);
 /// No client is told to come again earlier than this …
 const SOONEST: Duration = Duration::from_millis(500);
-/// … or later than this.
-const LATEST: Duration = Duration::from_secs(30);
+/// … or later than this. Whoever lost its connection has a place for as long as the grace of the operator lasts, and loses it
+/// if it is told to stay away for longer. Asking again costs little.
+const LATEST: Duration = Duration::from_secs(8);
 
 /// One queue for each pair of shards that is needed to serve a request. If a shard is away, only the requests that need
 /// it wait.
@@ -66,8 +68,10 @@ pub(crate) struct AdmissionQueue {
 struct Pace {
     /// The time that serving one request takes: a moving average.
     service: Duration,
-    /// The latest time at which a client was told to come again.
-    booked: Instant,
+    /// The clients that were told to come again and are not due yet, at the present pace.
+    told: f64,
+    /// When they were counted.
+    counted: Instant,
 }
 
 /// A request's turn. It ends when this is dropped.
@@ -84,7 +88,8 @@ impl AdmissionQueue {
             places: Semaphore::new(AT_ONCE as usize),
             pace: Mutex::new(Pace {
                 service: FIRST_GUESS,
-                booked: Instant::now(),
+                told: 0.0,
+                counted: Instant::now(),
             }),
         }
     }
@@ -114,13 +119,16 @@ impl AdmissionQueue {
     fn come_again(&self) -> Duration {
         let now = Instant::now();
         let mut pace = self.pace.lock();
-        let each = pace.service / AT_ONCE;
-        pace.booked = pace.booked.max(now) + each + each / 4;
-        let pause = SOONEST + pace.booked.duration_since(now);
+        let each = pace.service.mul_f64(1.25 / f64::from(AT_ONCE));
+        let each = each.max(Duration::from_micros(1));
+        let due = now.duration_since(pace.counted).div_duration_f64(each);
+        pace.told = (pace.told - due).max(0.0) + 1.0;
+        pace.counted = now;
+        let pause = SOONEST + each.mul_f64(pace.told);
         if pause <= LATEST {
             return pause;
         }
-        pace.booked = now + LATEST;
+        pace.told = (LATEST - SOONEST).div_duration_f64(each);
         LATEST.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
@@ -155,6 +163,28 @@ mod tests {
         for _ in 0..100_000 {
             assert!(queue.come_again() <= LATEST);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_slow_requests_made_clients_wait_is_corrected_when_others_are_faster() {
+        let queue = AdmissionQueue::new();
+        let serve = async |took| {
+            let turn = queue.turn(Instant::now() + CALL).await.ok().unwrap();
+            sleep(took).await;
+            drop(turn);
+        };
+        for _ in 0..20 {
+            serve(Duration::from_secs(2)).await;
+        }
+        for _ in 0..1_000 {
+            queue.come_again();
+        }
+        for _ in 0..40 {
+            serve(Duration::from_millis(5)).await;
+        }
+        // There are no more clients ahead than fill the latest time at the slow pace. Now they are served within a moment.
+        let pause = queue.come_again();
+        assert!(pause < SOONEST + Duration::from_millis(300), "{pause:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 proof, or ''
 --       7 when the token was made, seconds; '' without a token  8 name of the token, or ''  9 login rank
 --       10 the most superseded entries to keep  11… sessions that the login has named
--- reply { 'done', { incarnations of entries that it outranks }, { incarnations of live entries that outrank it } }
+-- reply { 'done', { incarnations of entries that it outranks and that did not linger }, { incarnations of live entries that outrank it } }
 --       | { 'dead' } | { 'late', milliseconds } | { 'closed' } | { 'blocked', milliseconds when it ends, reason } | { 'revoked' }
 local session, policy, proof, own = ARGV[2], ARGV[5], ARGV[6], tonumber(ARGV[9])
 
@@ -47,7 +47,8 @@ for _, entry in ipairs(others(session)) do
   end
   if wins then
     if entry.state ~= '1' then write(entry.session, entry.rank, entry.incarnation, '1', entry.proof) end
-    superseded[#superseded + 1] = entry.incarnation
+    -- A lingering session has no client that would have to be closed. Its connector ends it after the grace anyway.
+    if entry.state ~= '2' then superseded[#superseded + 1] = entry.incarnation end
   elseif loses and entry.state == '0' then
     better[#better + 1] = entry.incarnation
   end

@@ -206,9 +206,11 @@ impl World {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
                 self.faults.away && policy == LoginPolicy::KickOld
             }
+            // A lease can't be renewed while another one can: its server is away, or some renewals in a row are lost, or the other one
+            // is the first to be renewed after the process was frozen.
             Disconnect::Moved => {
                 self.moved.fetch_add(1, Ordering::Relaxed);
-                self.faults.away
+                self.faults.away || self.faults.lossy > 0 || freezes
             }
             _ => false,
         }
