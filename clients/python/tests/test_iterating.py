@@ -68,8 +68,8 @@ async def test_each_iteration_gets_all_events(scene: Scene) -> None:
 async def test_a_slow_reader_is_told_once_what_it_has_lost_and_goes_on_with_the_newest(scene: Scene) -> None:
     stream = Stream(None)
     for offset in range(1, 10_004):
-        stream.put(Message("onMessage", {}, "lin", offset, "e1", 0))
-    stream.end()
+        stream._put(Message("onMessage", {}, "lin", offset, "e1", 0))
+    stream._end()
     first, *rest = [it async for it in stream]
     assert first == Lost("overflow", Position("e1", 0), Position("e1", 3))
     assert [it.offset for it in rest if isinstance(it, Message)] == list(range(4, 10_004))

@@ -41,20 +41,20 @@ Unsubscribe = Callable[[], None]
 class Owner(Protocol):
     """The chat that a channel belongs to."""
 
-    line: Line
-    memory: Memory
-    clock: Clock
-    key_life: float
+    _line: Line
+    _memory: Memory
+    _clock: Clock
+    _key_life: float
 
-    def backoff(self) -> Backoff:
+    def _backoff(self) -> Backoff:
         """Pauses of this chat's kind."""
         ...
 
-    def on_useful(self) -> None:
+    def _on_useful(self) -> None:
         """A message was stored."""
         ...
 
-    def hold(self, channel: "Channel", *, is_needed: bool) -> None:
+    def _hold(self, channel: "Channel", *, is_needed: bool) -> None:
         """Keeps the channel although the application holds it no more, as long as it is needed."""
         ...
 
@@ -69,23 +69,23 @@ class Channel:
         """Is made by the chat."""
         self.name = name
         self._owner = owner
-        self._line = owner.line
-        self._memory = owner.memory
+        self._line = owner._line
+        self._memory = owner._memory
         self._follower = Follower()
         self._listeners = Listeners(("lost", Lost("overflow", None, None)))
         self._streams = Streams()
-        self._membership = Membership(name, owner.line, self, owner.backoff())
+        self._membership = Membership(name, owner._line, self, owner._backoff())
         self._outbox = Outbox(
             name,
-            owner.line,
-            backoff=owner.backoff(),
-            clock=owner.clock,
-            key_life=owner.key_life,
-            on_stored=owner.on_useful,
+            owner._line,
+            backoff=owner._backoff(),
+            clock=owner._clock,
+            key_life=owner._key_life,
+            on_stored=owner._on_useful,
         )
         self._typists = Typists(self._tell)
         self._own_typing = OwnTyping(self._say_typing)
-        self._reader = Reader(self._membership.member, owner.backoff)
+        self._reader = Reader(self._membership.member, owner._backoff)
         self._was_deleted = False
 
     # What applications do
@@ -142,7 +142,7 @@ class Channel:
         error = self._line.closed
         if error is None and not self._membership.is_wanted:
             error = ChatError(NOT_JOINED, "The channel is not joined. Join it first.")
-        sent = self._outbox.add(body, exclude_self=exclude_self) if error is None else Sent.failed(error)
+        sent = self._outbox.add(body, exclude_self=exclude_self) if error is None else Sent._failed(error)
         self._own_typing.sent()
         return sent
 
@@ -186,7 +186,7 @@ class Channel:
         """
         stream = self._streams.open(self)
         if self._line.closed is not None:
-            stream.end()
+            stream._end()
         return stream
 
     @overload
@@ -227,16 +227,16 @@ class Channel:
 
     # What the chat does
 
-    def connected(self) -> None:
+    def _connected(self) -> None:
         """The chat has logged in."""
         self._membership.connected()
 
-    def disconnected(self) -> None:
+    def _disconnected(self) -> None:
         """The connection has ended."""
         self._membership.disconnected()
         self._outbox.shut()
 
-    def close(self, error: ChatError) -> None:
+    def _close(self, error: ChatError) -> None:
         """The chat is closed."""
         self._membership.close(error)
         self._outbox.shut()
@@ -244,18 +244,18 @@ class Channel:
         self._typists.clear()
         self._streams.end()
 
-    def busy(self) -> "asyncio.Task[None] | None":
+    def _busy(self) -> "asyncio.Task[None] | None":
         """The task that is over when async listeners have got what they were told."""
         return self._listeners.busy()
 
-    def added(self, position: Position) -> None:
+    def _added(self, position: Position) -> None:
         """A back end has made this client a member, or the user's token has."""
         result = self._membership.added(position)
         if result is not None:
             self._follower.position = position
             self._entered(position, recovered=result.recovered)
 
-    def removed(self) -> None:
+    def _removed(self) -> None:
         """A back end has ended the membership, or has deleted the channel."""
         # Otherwise it is about a membership that we have left, and a join is under way that will say more.
         if self._membership.is_in:
@@ -265,7 +265,7 @@ class Channel:
             self._tell(Parted(DELETED if self._was_deleted else REMOVED, message))
             self._out(why)
 
-    def push(self, push: Mapping[str, Any]) -> None:
+    def _push(self, push: Mapping[str, Any]) -> None:
         """Something was pushed to the channel."""
         if not self._membership.is_in:
             return  # It belongs to a membership that we have left.
@@ -280,17 +280,17 @@ class Channel:
 
     # What the membership does
 
-    def since(self) -> Position | None:
+    def _since(self) -> Position | None:
         """Where to go on after a reconnect, or after a restart."""
         return self.position or self._memory.position(self.name)
 
-    def on_joined(self, result: JoinResult, since: Position | None) -> None:
+    def _on_joined(self, result: JoinResult, since: Position | None) -> None:
         """The server has let us in."""
         # With `since`, the pushes that follow count from there, and the position of the answer is where they end.
         self._follower.position = since or result.position
         self._entered(result.position, recovered=result.recovered)
 
-    def on_refused(self, error: ChatError, *, was_member: bool) -> None:
+    def _on_refused(self, error: ChatError, *, was_member: bool) -> None:
         """The server does not let us in, and will not."""
         if was_member:
             self._tell(Parted(error.reason, error.message))
@@ -382,7 +382,7 @@ class Channel:
         self._listeners.tell(event.type, event)
 
     def _hold(self) -> None:
-        self._owner.hold(self, is_needed=self._membership.is_wanted or bool(self._listeners))
+        self._owner._hold(self, is_needed=self._membership.is_wanted or bool(self._listeners))
 
 
 def _time(push: Mapping[str, Any]) -> int:

@@ -87,11 +87,11 @@ class Chat:
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._needed: set[Channel] = set()
         self._why_closed: ChatError | None = None
-        self.line = Line(options.queue_bytes)
-        self.memory = Memory(options.storage, options.storage_key, options.user)
-        self.clock = options.clock
-        self.key_life = options.key_life_ms / 1000
-        self._session = Session(options, self.line, self.memory, self)
+        self._line = Line(options.queue_bytes)
+        self._memory = Memory(options.storage, options.storage_key, options.user)
+        self._clock = options.clock
+        self._key_life = options.key_life_ms / 1000
+        self._session = Session(options, self._line, self._memory, self)
 
     # What applications do
 
@@ -104,7 +104,7 @@ class Chat:
         """Waits until the chat is online. Raises ChatError with the reason if it is closed."""
         if self._why_closed is not None:
             raise self._why_closed.again()
-        if self.line.connection is None:
+        if self._line.connection is None:
             await self._online.wait()
 
     def channel(self, name: str | int) -> Channel:
@@ -125,15 +125,15 @@ class Chat:
         """
         params = object_to_json({} if body is None else body)
         size = len(params.encode())
-        if not self.line.take(size):
+        if not self._line.take(size):
             raise ChatError(QUEUE_FULL, "What waits for answers has reached the limit. Wait until it is answered.", retry=True)
         try:
-            while self.line.connection is None:
+            while self._line.connection is None:
                 await self.online()
-            outcome = await self.line.connection.call(route, params, key)
+            outcome = await self._line.connection.call(route, params, key)
         finally:
-            self.line.give(size)
-        if outcome.body is None and (closed := self.line.closed) is not None:
+            self._line.give(size)
+        if outcome.body is None and (closed := self._line.closed) is not None:
             raise closed
         # An answer of the operator's own may have a code, too. Only the server's refusals say whether to retry.
         is_answered = outcome.body is not None and not isinstance(outcome.body.get("retry"), bool)
@@ -149,7 +149,7 @@ class Chat:
         """
         self._finish(ChatError(CLOSED, "It was closed by the application."))
         await self._session.stopped(STOP_WITHIN)
-        busy = [self._listeners.busy(), *(channel.busy() for channel in tuple(self._channels.values()))]
+        busy = [self._listeners.busy(), *(channel._busy() for channel in tuple(self._channels.values()))]
         if tasks := {task for task in busy if task is not None}:
             _, late = await asyncio.wait(tasks, timeout=LISTENERS_WITHIN)
             for task in late:
@@ -180,59 +180,59 @@ class Chat:
 
     # What channels do
 
-    def backoff(self) -> Backoff:
+    def _backoff(self) -> Backoff:
         """Pauses of this chat's kind."""
         return Backoff(self._options.longest_pause_ms / 1000, self._options.random)
 
-    def hold(self, channel: Channel, *, is_needed: bool) -> None:
+    def _hold(self, channel: Channel, *, is_needed: bool) -> None:
         """Keeps a channel that is joined or has listeners. All others live as long as the application holds them."""
-        if is_needed and self.line.closed is None:
+        if is_needed and self._line.closed is None:
             self._needed.add(channel)
         else:
             self._needed.discard(channel)
 
-    def on_useful(self) -> None:
+    def _on_useful(self) -> None:
         """A message was stored."""
         self._session.on_useful()
 
     # What the session does
 
-    def on_online(self) -> None:
+    def _on_online(self) -> None:
         """The user is logged in. All channels are joined in one go."""
         for channel in tuple(self._channels.values()):
-            channel.connected()
-        self.on_state(State("online"))
+            channel._connected()
+        self._on_state(State("online"))
         self._online.resolve(None)
 
-    def on_offline(self) -> None:
+    def _on_offline(self) -> None:
         """The connection has ended."""
         for channel in tuple(self._channels.values()):
-            channel.disconnected()
+            channel._disconnected()
 
-    def on_state(self, state: State) -> None:
+    def _on_state(self, state: State) -> None:
         """The chat is in another state."""
         self._state = state
         self._listeners.tell(state.type, state)
 
-    def on_push(self, push: Mapping[str, Any]) -> None:
+    def _on_push(self, push: Mapping[str, Any]) -> None:
         """The server has sent something that is no answer."""
         route, channel, given = push.get("route"), push.get("channel"), push.get("body")
         body: Body = given if isinstance(given, dict) else {}
         if channel is not None:
             if (found := self._channels.get(str(channel))) is not None:
-                found.push(push)
+                found._push(push)
         elif route == "onAdded":
             if body.get("channel") and (position := Position.read(body.get("position"))) is not None:
-                self.channel(str(body["channel"])).added(position)
+                self.channel(str(body["channel"]))._added(position)
         elif route == "onRemoved":
             if (found := self._channels.get(str(body.get("channel")))) is not None:
-                found.removed()
+                found._removed()
         elif route == "onExpired":
             self._session.token_expired()
         elif isinstance(route, str):
             self._listeners.tell(Push.type, Push(route, body))
 
-    def on_stop(self, error: ChatError) -> None:
+    def _on_stop(self, error: ChatError) -> None:
         """There is a reason to connect no more."""
         self._finish(error)
 
@@ -240,12 +240,12 @@ class Chat:
         if self._why_closed is not None:
             return
         self._why_closed = error
-        closed = self.line.close(f"The chat is closed ({error.reason}): {error.message}")
-        self.memory.keep(None)
+        closed = self._line.close(f"The chat is closed ({error.reason}): {error.message}")
+        self._memory.keep(None)
         self._session.stop()
-        self._session.spawn(self.memory.finish())
+        self._session.spawn(self._memory.finish())
         for channel in tuple(self._channels.values()):
-            channel.close(closed)
+            channel._close(closed)
         self._needed.clear()
-        self.on_state(State("closed", error.reason, error.message))
+        self._on_state(State("closed", error.reason, error.message))
         self._online.reject(error)

@@ -34,15 +34,15 @@ class JoinResult:
 class Host(Protocol):
     """The channel that a membership belongs to."""
 
-    def since(self) -> Position | None:
+    def _since(self) -> Position | None:
         """The position to come back with."""
         ...
 
-    def on_joined(self, result: JoinResult, since: Position | None) -> None:
+    def _on_joined(self, result: JoinResult, since: Position | None) -> None:
         """The server has let us in. The pushes of the channel follow."""
         ...
 
-    def on_refused(self, error: ChatError, *, was_member: bool) -> None:
+    def _on_refused(self, error: ChatError, *, was_member: bool) -> None:
         """The server does not let us in, and will not."""
         ...
 
@@ -89,7 +89,7 @@ class Membership:
             if self.is_wanted and not self._is_known and not self._joining:
                 why = ChatError(NOT_JOINED, "The join was cancelled.")
                 self.give_up(why)
-                self._host.on_refused(why, was_member=False)
+                self._host._on_refused(why, was_member=False)
             raise
         self._is_known = True
         return result
@@ -152,7 +152,7 @@ class Membership:
         self.is_wanted = self._is_known = True
         # If a join is under way, it is answered with ALREADY_JOINED now, which says nothing new.
         self._attempt = None
-        since = self._host.since()
+        since = self._host._since()
         if since is None or since == position:
             result = JoinResult(position, recovered=since is not None, replayed=0)
             self._enter(result)
@@ -180,7 +180,7 @@ class Membership:
         connection = self._line.connection
         if connection is None or not self.is_wanted or self.is_in or self._attempt is not None:
             return
-        since = self._host.since()
+        since = self._host._since()
         attempt = self._attempt = object()
         self._is_entered = True
         how = {"positions": True} if since is None else {"since": since.to_json()}
@@ -196,7 +196,7 @@ class Membership:
             self._backoff.reset()
             result = _read(outcome, since)
             self._enter(result)
-            self._host.on_joined(result, since)
+            self._host._on_joined(result, since)
         elif error.reason == ALREADY_JOINED:
             # A leave was refused before. We do not know where we are, so we leave again and come back with our position.
             self._say_leave()
@@ -208,7 +208,7 @@ class Membership:
             self._is_entered = False
             was_member = self._was_in
             self._end(error)
-            self._host.on_refused(error, was_member=was_member)
+            self._host._on_refused(error, was_member=was_member)
 
     def _enter(self, result: JoinResult) -> None:
         self.is_in = self._was_in = self._is_entered = True

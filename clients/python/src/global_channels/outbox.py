@@ -52,13 +52,13 @@ class Sent:
         return self._future.done()
 
     @classmethod
-    def failed(cls, error: ChatError) -> "Sent":
+    def _failed(cls, error: ChatError) -> "Sent":
         """A message that was not taken."""
         sent = cls(secrets.token_urlsafe(16))
-        sent.settle(error)
+        sent._settle(error)
         return sent
 
-    def settle(self, error: ChatError | None, *, is_expected: bool = False) -> None:
+    def _settle(self, error: ChatError | None, *, is_expected: bool = False) -> None:
         """Ends the waiting. `is_expected`: the application has caused the failure, and need not be told of it."""
         if error is None:
             self._future.set_result(Stored(self.key))
@@ -118,14 +118,14 @@ class Outbox:
         try:
             text = object_to_json(body)
         except ChatError as error:
-            sent.settle(error)
+            sent._settle(error)
             return sent
         excluding = ',"excludeSelf":true' if exclude_self else ""
         params = f'{{"channel":{self._channel},"body":{text}{excluding},"key":"{sent.key}"}}'
         message = _Message(params, sent)
         if not self._line.take(message.size):
             full = "The messages that wait to be stored have reached the limit. Send less, or wait until they are stored."
-            sent.settle(ChatError(QUEUE_FULL, full, retry=True))
+            sent._settle(ChatError(QUEUE_FULL, full, retry=True))
             return sent
         self._messages.append(message)
         self._flow()
@@ -202,7 +202,7 @@ class Outbox:
     def _settle(self, message: _Message, error: ChatError | None, *, is_expected: bool = False) -> None:
         self._messages.remove(message)
         self._line.give(message.size)
-        message.sent.settle(error, is_expected=is_expected)
+        message.sent._settle(error, is_expected=is_expected)
 
 
 def _may_be_stored() -> ChatError:

@@ -29,23 +29,23 @@ CLOSE_WITHIN = 2.0  # seconds, for a socket that is closed in the usual way
 class Host(Protocol):
     """The chat that a session belongs to."""
 
-    def on_online(self) -> None:
+    def _on_online(self) -> None:
         """The line has a connection, on which the user is logged in."""
         ...
 
-    def on_offline(self) -> None:
+    def _on_offline(self) -> None:
         """The line has no connection any more."""
         ...
 
-    def on_state(self, state: State) -> None:
+    def _on_state(self, state: State) -> None:
         """The session connects, or waits before it does."""
         ...
 
-    def on_push(self, push: Mapping[str, Any]) -> None:
+    def _on_push(self, push: Mapping[str, Any]) -> None:
         """The server has sent something that is no answer."""
         ...
 
-    def on_stop(self, error: ChatError) -> None:
+    def _on_stop(self, error: ChatError) -> None:
         """There is a reason to stop, so the host stops the session."""
         ...
 
@@ -107,7 +107,7 @@ class Session:
 
     def on_push(self, push: Mapping[str, Any]) -> None:
         """The server has sent something that is no answer."""
-        self._host.on_push(push)
+        self._host._on_push(push)
 
     def on_useful(self) -> None:
         """A ping was answered or a message was stored. That a login has succeeded is not enough."""
@@ -120,7 +120,7 @@ class Session:
             self._refreshing = None
         if self._line.connection is connection:
             self._line.connection = None
-            self._host.on_offline()
+            self._host._on_offline()
 
     # The loop
 
@@ -131,14 +131,14 @@ class Session:
         for url in itertools.cycle(web_socket_urls(self._options.url)):
             verdict = await self._connect(url)
             if isinstance(verdict, Stop):
-                self._host.on_stop(verdict.error)
+                self._host._on_stop(verdict.error)
                 return
             self._is_last_token = self._is_last_token or verdict.needs_token
             # The server may have spread the clients whose connections it closes. Then its pause is the right one.
             pause = max(verdict.pause, self._pauses.pause())
-            self._host.on_state(State("away", verdict.reason, verdict.message, round(pause * 1000)))
+            self._host._on_state(State("away", verdict.reason, verdict.message, round(pause * 1000)))
             await asyncio.sleep(pause)
-            self._host.on_state(State("connecting"))
+            self._host._on_state(State("connecting"))
 
     async def _connect(self, url: str) -> Again | Stop:
         """One connection, from its token to its end."""
@@ -226,13 +226,13 @@ class Session:
         if self._tokens:
             self._refreshing = self.spawn(self._keep_fresh(connection, seconds(answer.get("ttl"))))
         self._line.connection = connection
-        self._host.on_online()
+        self._host._on_online()
 
     async def _keep_fresh(self, connection: Connection, life: float | None) -> None:
         try:
             await self._tokens.keep_fresh(connection, life)
         except ChatError as error:
-            self._host.on_stop(error)
+            self._host._on_stop(error)
 
 
 async def _open(open_socket: OpenSocket, url: str, seconds: float) -> Socket:

@@ -46,14 +46,14 @@ class Stream:
             return Lost("overflow", _before(dropped), _before(self._events[0]))
         return self._events.popleft()
 
-    def put(self, event: LogEvent) -> None:
+    def _put(self, event: LogEvent) -> None:
         """Adds an event."""
         if self._dropped is None and len(self._events) == MOST_EVENTS:
             self._dropped = self._events[0]
         self._events.append(event)
         self._notify()
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Nothing follows what is in here."""
         self._is_over = True
         self._notify()
@@ -83,10 +83,10 @@ class Streams:
     def put(self, event: LogEvent) -> None:
         """Adds an event to all of them."""
         for stream in tuple(self._streams):
-            stream.put(event)
+            stream._put(event)
 
     def end(self) -> None:
         """Ends all of them."""
         for stream in tuple(self._streams):
-            stream.end()
+            stream._end()
         self._streams.clear()
