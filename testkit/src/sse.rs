@@ -303,10 +303,7 @@ pub fn contents(events: &[Event]) -> Vec<String> {
 /// The query for this user and these channels.
 #[must_use]
 pub fn query(user: &str, channels: &[&str]) -> String {
-    let channels: String = channels
-        .iter()
-        .map(|it| format!("&channel={it}"))
-        .collect();
+    let channels: String = channels.iter().map(|it| format!("&channel={it}")).collect();
     format!("userId={user}{channels}")
 }
 

@@ -4,12 +4,13 @@ mod bounds;
 mod coming_back;
 mod posts;
 mod refused;
+mod tokens;
 
 use serde_json::json;
 use std::net::SocketAddr;
 use std::process::Command;
-use testkit::process::Process;
 use testkit::pomelo::SENT;
+use testkit::process::Process;
 use testkit::service::Standalone;
 use testkit::sse::{Ask, Stream, query};
 use testkit::system::{Plan, System};
@@ -72,18 +73,19 @@ async fn curl_prints_each_event_as_it_comes() {
     // Each is printed before the next one is said.
     for number in 0..5 {
         let said = json!({ "content": format!("said {number}") });
-        assert_eq!(
-            speaker.request("chat.handler.send", said).await["code"],
-            0
+        assert_eq!(speaker.request("chat.handler.send", said).await["code"], 0);
+        let begin = format!(
+            r#"data: {{"route":"onMessage","channel":"room","offset":{}"#,
+            number + 3
         );
-        let begin = format!(r#"data: {{"route":"onMessage","channel":"room","offset":{}"#, number + 3);
         let data = line(&mut curl, &begin).await;
         assert!(data.contains(&format!("said {number}")), "{data}");
     }
     curl.kill();
     let gone = speaker.inbox().until(SOON, |it| {
         let mut left = it.pushes.iter().filter(|it| it["route"] == "onLeave");
-        left.any(|it| it["body"]["userId"] == "reader").then_some(())
+        left.any(|it| it["body"]["userId"] == "reader")
+            .then_some(())
     });
     assert!(gone.await.is_some(), "its leave is told");
 }
@@ -101,7 +103,12 @@ async fn a_reader_is_a_member_and_gets_the_json_of_a_websocket() {
     let body = &first.data["body"];
     assert_eq!(body["connector"], "connector-2");
     assert_eq!(body["userId"], "reader");
-    for (channel, name) in body["channels"].as_array().expect("channels").iter().zip([ROOM, SIDE]) {
+    for (channel, name) in body["channels"]
+        .as_array()
+        .expect("channels")
+        .iter()
+        .zip([ROOM, SIDE])
+    {
         assert_eq!(channel["channel"], name);
         assert!(channel["position"]["offset"].is_u64(), "{channel}");
         assert_eq!(channel["recovered"], false);
@@ -128,7 +135,9 @@ async fn a_reader_is_a_member_and_gets_the_json_of_a_websocket() {
     let before = stream.last_id();
     let typing = json!({"channel": ROOM, "ephemeral": true, "body": {"typing": true}});
     watcher.request("chat.handler.publish", typing).await;
-    let event = stream.until_event("typing", |it| it.data["ephemeral"] == true).await;
+    let event = stream
+        .until_event("typing", |it| it.data["ephemeral"] == true)
+        .await;
     assert_eq!(event.data["body"]["typing"], true);
     assert_eq!(event.id, before);
 
@@ -188,7 +197,10 @@ async fn pages_of_allowed_origins_may_read_the_stream() {
     let stream = Stream::open(system.address(), ask(page)).await;
     assert_eq!(stream.status(), 200);
     let head = stream.head();
-    assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
+    assert!(
+        head.contains("access-control-allow-origin: https://app.example\r\n"),
+        "{head}"
+    );
     assert!(head.contains("vary: origin\r\n"), "{head}");
     stream.until("onSession").await;
 }

@@ -130,7 +130,13 @@ pub(crate) fn push(
     );
     let route = publication.payload.route();
     let moves = Some((channel, &publication.position));
-    text(format, (route, moves), &head, publication.payload.body(), out);
+    text(
+        format,
+        (route, moves),
+        &head,
+        publication.payload.body(),
+        out,
+    );
 }
 
 pub(crate) fn ephemeral(

@@ -205,9 +205,6 @@ pub fn verbatim(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the lines of an event whose data is a JSON object with this route and this body. An empty line has to follow.
 pub fn lines(route: &str, body: &str, out: &mut Vec<u8>) {
-    let head = format!(
-        r#"{{"route":{},"body":"#,
-        serde_json::Value::from(route)
-    );
+    let head = format!(r#"{{"route":{},"body":"#, serde_json::Value::from(route));
     event(route, (&head, body.as_bytes()), out);
 }

@@ -164,7 +164,9 @@ impl Http {
             path if socket_io::PATHS.contains(&path) => {
                 return self.socket_io.answer(request).await;
             }
-            path if !asks_to_upgrade && sse::is_path(path) => return self.sse.answer(request).await,
+            path if !asks_to_upgrade && sse::is_path(path) => {
+                return self.sse.answer(request).await;
+            }
             "/" => self.pomelo,
             _ if asks_to_upgrade => self.pomelo,
             _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),

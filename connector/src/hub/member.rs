@@ -108,7 +108,12 @@ impl Member {
     pub fn begin(&self, start: Position) {
         let connection = &self.receiver.connection;
         let mut frames = Vec::new();
-        wire::begins(self.receiver.format, self.channel.name(), &start, &mut frames);
+        wire::begins(
+            self.receiver.format,
+            self.channel.name(),
+            &start,
+            &mut frames,
+        );
         if !frames.is_empty() {
             connection.send(&frames, &mut None);
         }

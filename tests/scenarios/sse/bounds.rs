@@ -55,15 +55,26 @@ async fn a_slow_reader_is_cut_off_within_its_bound_and_goes_on_where_it_was() {
     .await;
     // The log holds 8 MiB, so it may have been trimmed meanwhile. Then the reader is told, and the rest has no hole.
     let rest_came = rest.contents();
-    let first: usize = rest_came.first().map_or(COUNT, |it| it.parse().expect("a number"));
-    assert!(first == came.len() || losses(&rest) == ["trimmed"], "{first} after {}", came.len());
+    let first: usize = rest_came
+        .first()
+        .map_or(COUNT, |it| it.parse().expect("a number"));
+    assert!(
+        first == came.len() || losses(&rest) == ["trimmed"],
+        "{first} after {}",
+        came.len()
+    );
 }
 
 fn losses(stream: &Stream) -> Vec<String> {
     let events = stream.events();
     let lost = events.iter().filter(|it| it.name == "onPosition");
-    lost.map(|it| it.data["body"]["reason"].as_str().unwrap_or_default().to_owned())
-        .collect()
+    lost.map(|it| {
+        it.data["body"]["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    })
+    .collect()
 }
 
 /// A client of a stream has the same rates as others.

@@ -35,7 +35,10 @@ async fn the_reply_to_a_post_is_the_json_of_a_websocket() {
     let again = json!({"id": 1, "route": "connector.handler.login", "body": {"userId": "other"}});
     let (_, reply) = post(at, &session, &again).await;
     assert_eq!(reply["body"]["reason"], "ALREADY_LOGGED_IN");
-    wait::eventually("nothing came twice", SOON, async || stream.contents() == ["hi"]).await;
+    wait::eventually("nothing came twice", SOON, async || {
+        stream.contents() == ["hi"]
+    })
+    .await;
 }
 
 /// Each gets its own, although all have the same id.
@@ -52,7 +55,9 @@ async fn posts_at_the_same_time_get_their_own_replies() {
             let channel = format!("other-{number}");
             let request = match number % 2 {
                 0 => json!({"id": 1, "route": SEND, "body": {"content": number.to_string()}}),
-                _ => json!({"id": 1, "route": "chat.handler.history", "body": {"channel": channel}}),
+                _ => {
+                    json!({"id": 1, "route": "chat.handler.history", "body": {"channel": channel}})
+                }
             };
             (number, post(at, &session, &request).await)
         });
@@ -111,7 +116,14 @@ async fn a_post_that_is_no_request_or_too_long_is_refused_and_the_stream_goes_on
     let at = address(&system, 0);
     let stream = Stream::of(at, "reader", &[ROOM]).await;
     let session = stream.session();
-    for text in ["", "x", "[]", "{}", r#"{"id":-1,"route":"a"}"#, r#"{"route":"a","route":"b"}"#] {
+    for text in [
+        "",
+        "x",
+        "[]",
+        "{}",
+        r#"{"id":-1,"route":"a"}"#,
+        r#"{"route":"a","route":"b"}"#,
+    ] {
         let (status, answer) = post_text(at, &session, text).await;
         assert_eq!(status, 400, "{text}: {answer}");
         assert!(answer.contains("INVALID_REQUEST"), "{answer}");

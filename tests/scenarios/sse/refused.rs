@@ -3,11 +3,11 @@
 
 use super::{ROOM, address};
 use serde_json::Value;
-use testkit::SOON;
 use testkit::permit::Permit;
 use testkit::service::Standalone;
 use testkit::sse::{Ask, Stream, query};
 use testkit::system::Plan;
+use testkit::{SOON, wait};
 
 /// The status, and the JSON of the refusal.
 async fn refused(at: std::net::SocketAddr, ask: Ask<'_>) -> (u16, Value, String) {
@@ -32,9 +32,15 @@ async fn what_would_be_refused_again_has_a_status_for_everybody() {
         (Ask::of("userId=&channel=room"), "MISSING_PARAMETER"),
         (Ask::of("userId=u&channel="), "INVALID_PARAMETER"),
         (Ask::of("userId=u&channel=%00"), "INVALID_PARAMETER"),
-        (Ask::of("userId=u&channel=room&since=17"), "INVALID_PARAMETER"),
+        (
+            Ask::of("userId=u&channel=room&since=17"),
+            "INVALID_PARAMETER",
+        ),
         (id("17"), "INVALID_PARAMETER"),
-        (id("s8Qp1v0Zc2mXyT7aBd3fGhA~room~7f3a~17~"), "INVALID_PARAMETER"),
+        (
+            id("s8Qp1v0Zc2mXyT7aBd3fGhA~room~7f3a~17~"),
+            "INVALID_PARAMETER",
+        ),
         // Of the right form, but not the base64 of 16 bytes.
         (id("s8Qp1v0Zc2mXyT7aBd3fGhB"), "INVALID_PARAMETER"),
         (Ask::of(query("u", &many)), "TOO_MANY_CHANNELS"),
@@ -54,7 +60,7 @@ async fn what_would_be_refused_again_has_a_status_for_everybody() {
 /// The browser is told why and when to come back, in a stream that ends.
 #[tokio::test]
 async fn what_may_pass_ends_a_short_stream_for_browsers_and_has_a_status_for_others() {
-    let plan = Plan::of(1, 1).connector_flags(&["--connections", "2"]);
+    let plan = Plan::of(1, 1).connector_flags(&["--connections", "3"]);
     let system = plan.start().await;
     let at = address(&system, 0);
     let _first = Stream::of(at, "u", &[ROOM]).await;
@@ -70,8 +76,15 @@ async fn what_may_pass_ends_a_short_stream_for_browsers_and_has_a_status_for_oth
     let retry = told.inbox().read().retry.expect("a pause");
     assert!((2_000..=3_000).contains(&retry), "{retry}");
 
-    // All places are taken.
-    let _second = Stream::of(at, "v", &[ROOM]).await;
+    // All places are taken, once those of the refused are free again.
+    let mut others = Vec::new();
+    for user in ["v", "w"] {
+        let opened = wait::some("there is a place", SOON, async || {
+            let stream = Stream::open(at, Ask::of(query(user, &[ROOM]))).await;
+            (stream.status() == 200).then_some(stream)
+        });
+        others.push(opened.await);
+    }
     let (status, body, head) = refused(at, program()).await;
     assert_eq!((status, &body["reason"]), (503, &"TRY_LATER".into()));
     assert!(head.contains("retry-after: 5\r\n"), "{head}");
@@ -112,11 +125,17 @@ async fn only_get_opens_a_stream_and_only_post_asks() {
         ("OPTIONS", "/sse/abc", 204),
         ("GET", "/sses", 404),
     ] {
-        let mut http = testkit::polling::Http::connect(at).await.expect("it listens");
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n");
+        let mut http = testkit::polling::Http::connect(at)
+            .await
+            .expect("it listens");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n");
         http.send(request.as_bytes()).await.expect("it reads");
         http.until(b"\r\n\r\n").await.expect("a head");
         let answer = http.pending();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{method} {path}: {answer}"
+        );
     }
 }

@@ -81,8 +81,8 @@ impl EventId {
 
 /// Reads an offset as it is written here: nothing but digits, and no more of them than needed.
 fn number(text: &str) -> Option<u64> {
-    let is_plain = text.bytes().all(|it| it.is_ascii_digit())
-        && (text.len() == 1 || !text.starts_with('0'));
+    let is_plain =
+        text.bytes().all(|it| it.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
     let number = text.parse().ok().filter(|_| is_plain)?;
     (number < OFFSET_END).then_some(number)
 }
@@ -261,9 +261,7 @@ mod tests {
         let text = written(&places, true);
         assert!(text.len() <= LIMIT, "{}", text.len());
         assert_eq!(EventId::parse(&text).unwrap().positions.len(), CHANNELS);
-        let long: Vec<_> = (0..20)
-            .map(|it| named(&format!("{it:0256}")))
-            .collect();
+        let long: Vec<_> = (0..20).map(|it| named(&format!("{it:0256}"))).collect();
         assert!(fits(&long[..18]));
         assert!(!fits(&long));
     }

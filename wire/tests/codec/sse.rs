@@ -88,7 +88,11 @@ fn line_breaks_between_tokens_become_blanks_and_the_value_stays() {
 /// A browser has events of its own with these names.
 #[test]
 fn routes_that_a_browser_would_take_for_its_own_events_come_without_a_name() {
-    for (route, name) in [("open", None), ("error", None), ("message", Some("message"))] {
+    for (route, name) in [
+        ("open", None),
+        ("error", None),
+        ("message", Some("message")),
+    ] {
         let text = pushed(&mut stream(&[]), "a", &publication(1, route, "{}"));
         let named = text.lines().find_map(|it| it.strip_prefix("event: "));
         assert_eq!(named, name);
@@ -161,7 +165,8 @@ fn a_farewell_says_when_to_come_back_or_that_nobody_should() {
         let text = rendered(&mut stream, |out| {
             wire::close_with(WireFormat::SSE, reason, notice, out);
         });
-        text.split_once("event: ").map_or(text.clone(), |it| it.0.to_owned())
+        text.split_once("event: ")
+            .map_or(text.clone(), |it| it.0.to_owned())
     };
     let id = format!("{SECRET}~YQ~e1~7\n");
     assert_eq!(
@@ -207,7 +212,10 @@ fn whole_records_are_taken_until_there_is_enough() {
     }
     assert!(rounds > 4, "{rounds}");
     let text = String::from_utf8(events).expect("UTF-8");
-    let ids: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("id: ")).collect();
+    let ids: Vec<_> = text
+        .lines()
+        .filter_map(|it| it.strip_prefix("id: "))
+        .collect();
     let expected: Vec<_> = (1..=10).map(|it| format!("s{SECRET}~YQ~e1~{it}")).collect();
     assert_eq!(ids, expected);
     // What is no whole record is not taken.
@@ -221,7 +229,10 @@ fn a_post_gets_an_id_of_ours_and_keeps_everything_else() {
     let message = r#"{"key":"k", "body":{"a": 1.0},"id":7,"route":"a.b"}"#;
     let (id, text) = wire::readdressed(message.as_bytes(), 42).expect("a request");
     assert_eq!(id, Some(7));
-    assert_eq!(text, r#"{"id":42,"route":"a.b","body":{"a": 1.0},"key":"k"}"#);
+    assert_eq!(
+        text,
+        r#"{"id":42,"route":"a.b","body":{"a": 1.0},"key":"k"}"#
+    );
     let (id, text) = wire::readdressed(br#"{"route":"a.b"}"#, 43).expect("a request");
     assert_eq!((id, &*text), (None, r#"{"id":43,"route":"a.b"}"#));
     for (message, id) in [
@@ -232,6 +243,10 @@ fn a_post_gets_an_id_of_ours_and_keeps_everything_else() {
         (r#"{"id":1,"route":"a","key":7}"#, Some(1)),
         (r#"{"id":1.5,"route":"a"}"#, None),
     ] {
-        assert_eq!(wire::readdressed(message.as_bytes(), 1), Err(id), "{message}");
+        assert_eq!(
+            wire::readdressed(message.as_bytes(), 1),
+            Err(id),
+            "{message}"
+        );
     }
 }

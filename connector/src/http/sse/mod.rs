@@ -274,7 +274,8 @@ fn not_that(allowed: &'static str) -> Response<Full<Bytes>> {
 
 /// The head of a stream, and what comes first. The stream has no length, so it ends with the connection.
 fn head(origin: &HeaderMap, first: &[u8]) -> Vec<u8> {
-    let mut head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n".to_vec();
+    let mut head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n".to_vec();
     let mut line = |name: &str, value: &[u8]| {
         head.extend_from_slice(name.as_bytes());
         head.extend_from_slice(b": ");

@@ -56,8 +56,7 @@ impl Opening {
         };
         let pause = PAUSE + fastrand::u32(..PAUSE);
         let outlet = EventOutlet::new(id.clone(), pause, queues);
-        let connection =
-            Connection::new(Arc::clone(&outlet), WireFormat::SSE, Arc::clone(queues));
+        let connection = Connection::new(Arc::clone(&outlet), WireFormat::SSE, Arc::clone(queues));
         let (posted, posts) = mpsc::channel(1);
         let opening = Self {
             connection,
@@ -202,8 +201,7 @@ impl Opening {
         if self.shown(channel).is_none()
             && let Some(position) = reply.get("position").and_then(position)
         {
-            self.outlet
-                .stream(|stream| stream.set(channel, &position));
+            self.outlet.stream(|stream| stream.set(channel, &position));
         }
         for other in ["code", "message", "resume", "ttl"] {
             reply.remove(other);

@@ -54,7 +54,14 @@ impl Sse {
         };
         let mut waiting = stream.outlet.ask();
         let readdressed = wire::readdressed(&body, waiting.id);
-        let (id, message) = readdressed.map_err(|_| Reason::InvalidRequest)?;
+        let (id, message) = match readdressed {
+            Ok((id, message)) => (Ok(id), message),
+            // It is passed on all the same, so that its bytes count for the session.
+            Err(_) => (
+                Err(Reason::InvalidRequest),
+                String::from_utf8_lossy(&body).into_owned(),
+            ),
+        };
         let packets = Posted::Packets(vec![message]);
         match timeout(TURN, stream.posted.send(packets)).await {
             Ok(Ok(())) => {}
@@ -62,6 +69,7 @@ impl Sse {
             Ok(Err(_)) => return Err(Reason::UnknownSession.into()),
             Err(_) => return Err(Reason::TryLater.into()),
         }
+        let id = id?;
         let reply = timeout(REPLY, waiting.reply()).await.ok().flatten();
         let reply = reply.ok_or(Reason::UnknownOutcome)?;
         Ok(replied(id, &reply))
@@ -82,11 +90,14 @@ fn replied(id: Option<u64>, reply: &[u8]) -> Response<Full<Bytes>> {
     response
 }
 
-/// On `/ws` such a message closes the connection. Here nothing of it is taken, and the stream goes on.
+/// On `/ws` such a message closes the connection. Here nothing of it is taken, and the stream goes on. The connection of the post ends, so
+/// that each further one costs the client a new one.
 fn too_big(limit: usize) -> Response<Full<Bytes>> {
     let message = format!("The message is longer than {limit} bytes.");
     let refusal = Refusal::because(Reason::InvalidRequest, message);
     let mut response = Refused::from(refusal).response();
     *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
     response
 }

@@ -145,11 +145,7 @@ mod tests {
         // Browsers send none until they have got one.
         let asked = parse(&since, Some("")).unwrap();
         assert_eq!(secret_and_offset(asked), (SECRET.to_owned(), 1));
-        for (query, last) in [
-            ("since=17", None),
-            ("", Some("17")),
-            (&*since, Some("17")),
-        ] {
+        for (query, last) in [("since=17", None), ("", Some("17")), (&*since, Some("17"))] {
             assert_eq!(parse(query, last), Err(Reason::InvalidParameter));
         }
     }

@@ -11,7 +11,14 @@ fn the_id_of_a_session_names_the_connector_that_holds_it() {
         assert!(id.bytes().all(plain), "{id}");
         assert_eq!(holder(&id).as_deref(), Some(name));
     }
-    for other in ["", "x", "~connector-1", &random, &format!("{random}~"), &format!("{random}~%FF")] {
+    for other in [
+        "",
+        "x",
+        "~connector-1",
+        &random,
+        &format!("{random}~"),
+        &format!("{random}~%FF"),
+    ] {
         assert_eq!(holder(other), None, "{other}");
     }
 }
