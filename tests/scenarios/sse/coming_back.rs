@@ -3,8 +3,11 @@
 use super::{ROOM, SIDE, address, numbers, say, until_contents};
 use serde_json::json;
 use std::time::Duration;
+use testkit::json as ws;
 use testkit::pace;
+use testkit::permit::Permit;
 use testkit::relay::Relay;
+use testkit::service::Standalone;
 use testkit::sse::{Ask, Stream, contents, post, query};
 use testkit::system::{Plan, System};
 use testkit::{SOON, wait};
@@ -184,6 +187,38 @@ async fn channels_that_were_joined_and_left_by_posts_are_in_the_id() {
     assert_eq!(names, [ROOM, SIDE]);
     let members = system.api(0).members("left").await.expect("members");
     assert_eq!(members, []);
+}
+
+/// Where nobody is told of joins, a reader gets nothing that would say where it is. Its id says so all the same.
+#[tokio::test]
+async fn a_reader_that_was_told_nothing_yet_comes_back_where_it_began() {
+    let _permit = Permit::shared().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config");
+    let rule = "[[channel]]\nmatch = 'quiet'\nannounce = false\n";
+    std::fs::write(&config, rule).expect("written");
+    let config = config.display().to_string();
+    let system = Standalone::with(&["--config", &config]).await;
+    let at = system.address();
+    let speaker = ws::Client::connect(at).await;
+    let login = json!({"userId": "speaker", "lessonId": "quiet"});
+    let reply = speaker.request("connector.handler.login", login).await;
+    assert_eq!(reply["code"], 0, "{reply}");
+    let stream = Stream::of(at, "reader", &[]).await;
+    let join = json!({"route": "chat.handler.join", "body": {"channel": "quiet"}});
+    post(at, &stream.session(), &join).await;
+    wait::eventually("the id names the channel", SOON, async || {
+        stream.last_id() != stream.events()[0].id
+    })
+    .await;
+    assert_eq!(stream.events().len(), 1);
+    let id = stream.last_id();
+    drop(stream);
+    let said = json!({"content": "0"});
+    let reply = speaker.request("chat.handler.send", said).await;
+    assert_eq!(reply["code"], 0, "{reply}");
+    let stream = back(at, "reader", &[], &id).await;
+    until_contents(&stream, &numbers(0..1)).await;
 }
 
 /// Clients that cannot send a header put the id into the URL.
