@@ -1,6 +1,7 @@
 //! Server-Sent Events: clients that read a stream, come back where they broke off, and ask by posts.
 
 mod bounds;
+mod carriers;
 mod coming_back;
 mod posts;
 mod refused;
