@@ -205,3 +205,35 @@ async fn pages_of_allowed_origins_may_read_the_stream() {
     assert!(head.contains("vary: origin\r\n"), "{head}");
     stream.until("onSession").await;
 }
+
+/// After its request a client has nothing to say on the stream.
+#[tokio::test]
+async fn a_client_that_says_something_on_its_stream_is_closed() {
+    let _permit = Permit::shared().await;
+    let system = Standalone::start().await;
+    let at = system.address();
+    let request = format!(
+        "GET /sse?{} HTTP/1.1\r\nHost: {at}\r\n\r\n",
+        query("u", &[ROOM])
+    );
+    for pipelined in ["", "GET / HTTP/1.1\r\n\r\n"] {
+        let mut http = testkit::polling::Http::connect(at)
+            .await
+            .expect("it listens");
+        let all = format!("{request}{pipelined}");
+        http.send(all.as_bytes()).await.expect("it reads");
+        http.until(b"onSession").await.expect("a stream");
+        if pipelined.is_empty() {
+            http.send(b"GET / HTTP/1.1\r\n\r\n")
+                .await
+                .expect("it reads");
+        }
+        http.until(b"\"reason\":\"malformed\"")
+            .await
+            .expect("a reason");
+        wait::eventually("it has left", SOON, async || {
+            system.connections().await == 0
+        })
+        .await;
+    }
+}

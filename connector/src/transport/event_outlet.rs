@@ -263,3 +263,131 @@ impl Drop for State {
         self.forget_rendered();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::socket::Socket;
+    use channel_store::Epoch;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use wire::WireFormat;
+
+    fn outlet(limits: &Arc<QueueLimits>) -> Arc<EventOutlet> {
+        let id = EventId {
+            secret: "8Qp1v0Zc2mXyT7aBd3fGhA".to_owned(),
+            positions: Vec::new(),
+            is_last: false,
+        };
+        EventOutlet::new(id, 1_000, limits)
+    }
+
+    fn records(count: u64) -> Vec<u8> {
+        let mut records = Vec::new();
+        for offset in 0..count {
+            let body = format!(r#"{{"n":{offset}}}"#);
+            wire::direct(WireFormat::SSE, "r", body.as_bytes(), &mut records);
+        }
+        records
+    }
+
+    fn write(outlet: &EventOutlet, records: &[u8]) -> io::Result<usize> {
+        outlet.try_write(&[IoSlice::new(records)])
+    }
+
+    async fn socket() -> (WriteHalf, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_, writer) = Socket::from(accepted.unwrap().0).into_split();
+        (writer, client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn everything_waits_until_there_is_a_socket() {
+        let outlet = outlet(&QueueLimits::new(1 << 20, 1 << 20));
+        let refused = write(&outlet, &records(1)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+        outlet.opens_with(Bytes::from_static(b"first"));
+        let (writer, _client) = socket().await;
+        let (writable, opening) = tokio::join!(outlet.writable(), async { outlet.begin(writer) });
+        writable.unwrap();
+        assert_eq!(opening, "first");
+        assert_eq!(write(&outlet, &records(1)).unwrap(), records(1).len());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_takes_a_part_gets_each_event_once_and_what_waits_is_counted() {
+        let limits = QueueLimits::new(1 << 30, 1 << 30);
+        let outlet = outlet(&limits);
+        let (writer, mut client) = socket().await;
+        outlet.begin(writer);
+        let all = records(200_000);
+        let mut rest = &all[..];
+        let mut heard = Vec::new();
+        let mut was_full = false;
+        while !rest.is_empty() {
+            match write(&outlet, rest) {
+                Ok(taken) => rest = &rest[taken..],
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    assert!(outlet.under_way() > 0);
+                    assert!((1..=2 * AT_ONCE).contains(&limits.queued()));
+                    was_full = true;
+                    client.read_buf(&mut heard).await.unwrap();
+                }
+            }
+        }
+        assert!(was_full);
+        assert_eq!(limits.queued(), 0);
+        outlet.shut(Shutdown::Write);
+        client.read_to_end(&mut heard).await.unwrap();
+        let heard = String::from_utf8(heard).unwrap();
+        let data = heard.lines().filter(|it| it.starts_with("data: "));
+        let mut count = 0;
+        for (number, line) in data.enumerate() {
+            assert!(
+                line.ends_with(&format!(r#""body":{{"n":{number}}}}}"#)),
+                "{line}"
+            );
+            count += 1;
+        }
+        assert_eq!(count, 200_000);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_reply_is_told_when_there_will_be_none() {
+        let outlet = outlet(&QueueLimits::new(1 << 20, 1 << 20));
+        let (mut one, mut two) = (outlet.ask(), outlet.ask());
+        outlet.answer(two.id, b"{}");
+        assert_eq!(two.reply().await.as_deref(), Some(&b"{}"[..]));
+        outlet.shut(Shutdown::Both);
+        assert_eq!(one.reply().await, None);
+        assert_eq!(outlet.ask().reply().await, None, "it is over");
+        assert!(outlet.answers.lock().waiting.is_empty());
+        outlet.writable().await.unwrap();
+        let error = write(&outlet, &records(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_position_that_the_client_has_shown_counts_for_one_join() {
+        let channel = ChannelName::new("a").unwrap();
+        let position = Position {
+            epoch: Epoch::new("e"),
+            offset: 7,
+        };
+        let id = EventId {
+            secret: "8Qp1v0Zc2mXyT7aBd3fGhA".to_owned(),
+            positions: vec![(channel.clone(), position.clone())],
+            is_last: false,
+        };
+        let limits = QueueLimits::new(1 << 20, 1 << 20);
+        let outlet = EventOutlet::new(id.clone(), 0, &limits);
+        assert_eq!(outlet.take_shown(&channel), Some(position));
+        assert_eq!(outlet.take_shown(&channel), None);
+        let outlet = EventOutlet::new(id, 0, &limits);
+        outlet.opens_with(Bytes::new());
+        assert_eq!(outlet.take_shown(&channel), None, "the stream has begun");
+    }
+}
