@@ -18,8 +18,15 @@ pub const ON_MESSAGE: &str = "onMessage";
 /// The routes that the store alone publishes under.
 pub const STORE_ROUTES: [&str; 3] = [ON_JOIN, ON_LEAVE, ON_DELETED];
 /// The routes under which connectors tell a client about its own session. A message under one of them would be taken for that.
-pub const CONNECTOR_ROUTES: [&str; 5] =
-    ["onAdded", "onExpired", "onKick", "onPosition", "onRemoved"];
+pub const CONNECTOR_ROUTES: [&str; 7] = [
+    "onAdded",
+    "onExpired",
+    "onKick",
+    "onPosition",
+    "onRefused",
+    "onRemoved",
+    "onSession",
+];
 
 /// Marks a sender whose own sockets don't get the publication.
 const EXCLUDED: &str = "\u{1}";

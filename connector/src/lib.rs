@@ -42,7 +42,7 @@ pub use config::{ClientSettings, Config};
 
 use crate::access::{AccessControl, AccessError};
 use crate::adjustable::Adjustable;
-use crate::http::{Http, SocketIo};
+use crate::http::{Http, SocketIo, Sse};
 use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
@@ -91,6 +91,8 @@ pub struct Store {
 
 /// A connector with all its parts. It serves nobody before [`serve`](Self::serve) is called.
 pub struct Connector {
+    /// The operator's name for it.
+    name: Box<str>,
     clients: ClientSettings,
     services: Arc<Services>,
     tls: Option<Arc<ServerTls>>,
@@ -129,6 +131,7 @@ impl Connector {
             grace: clients.grace,
         };
         Ok(Self {
+            name: id.into(),
             clients: clients.clone(),
             tls: None,
             services: Services::new(lease, logins, hub, chat, inboxes, terms),
@@ -197,6 +200,7 @@ impl Connector {
         T: AsRef<ClientSettings> + Send + Sync + 'static,
     {
         let Self {
+            name,
             clients: settings,
             services,
             tls,
@@ -236,6 +240,7 @@ impl Connector {
                 deflate,
                 Arc::clone(&origins),
             ),
+            sse: Sse::new(Arc::clone(&clients), Arc::clone(&origins), &name),
             clients: Arc::clone(&clients),
             pomelo: WireFormat::POMELO.with_dictionary(settings.dictionary),
             deflate,
@@ -279,7 +284,7 @@ impl Connector {
                 () = shutdown.hurried() => {}
                 () = sleep(notice) => {}
             }
-            clients.close_polling(drain.pace(), &shutdown).await;
+            clients.close_asked_apart(drain.pace(), &shutdown).await;
         };
         tokio::pin!(judging);
         tokio::select! {

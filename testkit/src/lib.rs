@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`redis`], [`sentinels`], [`cluster`], [`resp`] | servers that can be killed, frozen and started again, and commands to them |
 //! | [`system`], [`service`], [`process`], [`binaries`] | the services as processes |
-//! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, which can also send invalid bytes |
+//! | [`pomelo`], [`json`], [`polling`], [`sse`], [`websocket`], [`http`] | clients of each protocol, which can also send invalid bytes |
 //! | [`relay`] | a network that can stall, cut connections, and redirect them |
 //! | [`senders`] | back ends that send under load |
 //! | [`followers`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and a check that what they received keeps the promises |
@@ -72,6 +72,7 @@ pub mod sentinels;
 pub mod service;
 pub mod settings;
 pub mod socket_io;
+pub mod sse;
 pub mod system;
 pub mod tls;
 pub mod wait;

@@ -76,6 +76,12 @@ impl Http {
         Ok(())
     }
 
+    /// What has come and was not taken.
+    #[must_use]
+    pub fn pending(&self) -> String {
+        String::from_utf8_lossy(&self.buffer).into_owned()
+    }
+
     /// Sends a request and reads the answer.
     ///
     /// # Errors

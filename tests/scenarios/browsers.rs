@@ -83,3 +83,21 @@ async fn the_page_is_served_unless_the_operator_turns_it_off() {
     assert!(!answer.contains("<html"), "{answer}");
     assert!(fetch(system.connectors[0].address(), "/page.js").starts_with("http/1.1 404"));
 }
+
+/// `EventSource` on a page of another origin, over a network that breaks off.
+#[tokio::test]
+async fn an_event_source_comes_back_by_itself_and_has_no_gap_and_nothing_twice() {
+    let site = free_port();
+    let origin = format!("http://127.0.0.1:{site}").leak();
+    let flags = ["--allowed-origins", origin, "--login-policy", "kick-old"];
+    let system = Plan::of(2, 2).connector_flags(&flags).start().await;
+    let mut command = testkit::mocha("sse.test.js", &system.connectors);
+    command
+        .env("CHROMIUM", chromium())
+        .env("SITE", site.to_string());
+    let mut mocha = Process::spawn("mocha", &mut command);
+    let status = mocha.ended_within(Duration::from_secs(180)).await;
+    let output = mocha.lines().join("\n");
+    assert!(status.success(), "{output}");
+    assert!(output.contains("4 passing"), "{output}");
+}

@@ -88,6 +88,7 @@ mod sentinels;
 mod slow_readers;
 mod small_clients;
 mod socket_io;
+mod sse;
 mod standalone;
 mod store_growth;
 mod switched_primaries;

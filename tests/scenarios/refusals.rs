@@ -5,8 +5,8 @@ mod back_ends;
 mod bytes;
 mod clients;
 mod sessions;
-mod system;
-mod tokens;
+pub(crate) mod system;
+pub(crate) mod tokens;
 
 use serde_json::Value;
 

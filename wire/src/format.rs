@@ -44,6 +44,8 @@ pub enum Carrier {
     Deflate,
     /// A plain stream of bytes. Only Pomelo's packages can use it, because they tell how long they are.
     Stream,
+    /// Records for a [stream of events](crate::sse::EventStream). Only JSON can use it.
+    Events,
 }
 
 /// How messages to a client are written. A publication is encoded once for all members with the same format.
@@ -77,6 +79,11 @@ impl WireFormat {
         protocol: Protocol::Json,
         positions: true,
         ..Self::POMELO
+    };
+    /// The same JSON in Server-Sent Events.
+    pub const SSE: Self = Self {
+        carrier: Carrier::Events,
+        ..Self::JSON
     };
 
     /// Socket.IO's packets in text WebSocket frames, without positions.
@@ -143,6 +150,15 @@ impl WireFormat {
         self.protocol
     }
 
+    /// Its name in the contracts: that of its protocol, or "sse".
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.carrier {
+            Carrier::Events => "sse",
+            _ => self.protocol.name(),
+        }
+    }
+
     /// What carries its messages.
     #[must_use]
     pub const fn carrier(self) -> Carrier {
@@ -169,6 +185,7 @@ impl Carrier {
                 return deflate::frame(out, opcode, &whole);
             }
             Self::Stream => {}
+            Self::Events => return,
         }
         out.extend_from_slice(head);
         for part in parts {
@@ -180,7 +197,7 @@ impl Carrier {
     pub(crate) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
         match self {
             Self::WebSocket | Self::Deflate => websocket::close(out, code, reason),
-            Self::Stream => {}
+            Self::Stream | Self::Events => {}
         }
     }
 }

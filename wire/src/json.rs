@@ -5,7 +5,8 @@
 //! message that is not a request is refused with code 400, and the connection stays open.
 
 use super::{
-    Disconnect, Error, Farewell, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack,
+    Carrier, Disconnect, Error, Farewell, Input, Protocol, Request, RequestBody, WireFormat,
+    refuse_attack, sse,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::websocket::{self, Opcode};
@@ -67,6 +68,26 @@ fn request(message: &[u8]) -> Result<Request, Option<u64>> {
     })
 }
 
+/// A request that came in a post: its own id, and the same request under the id `as_id`. So the replies to several posts can be told
+/// apart, whatever ids their clients have given them.
+///
+/// # Errors
+/// The message is no request. Its id, if that could be read.
+pub fn readdressed(message: &[u8], as_id: u64) -> Result<(Option<u64>, String), Option<u64>> {
+    let own = request(message)?.id;
+    let Parts {
+        route, body, key, ..
+    } = parts(message).ok_or(own)?;
+    let mut text = format!(r#"{{"id":{as_id}"#);
+    for (name, part) in [("route", route), ("body", body), ("key", key)] {
+        if let Some(part) = part {
+            text.push_str(&format!(r#","{name}":{part}"#));
+        }
+    }
+    text.push('}');
+    Ok((own, text))
+}
+
 /// `None` unless the message is one JSON object that has no part twice.
 fn parts(message: &[u8]) -> Option<Parts<'_>> {
     let text = simdutf8::basic::from_utf8(message).ok()?;
@@ -90,7 +111,7 @@ fn refuse(format: WireFormat, id: Option<u64>, out: &mut Vec<u8>) {
     let body = refusal.body(Protocol::Json);
     match id {
         Some(id) => reply(format, id, body.as_bytes(), out),
-        None => text(format, r#"{"body":"#, body.as_bytes(), out),
+        None => object(format, r#"{"body":"#, body.as_bytes(), out),
     }
 }
 
@@ -107,7 +128,15 @@ pub(crate) fn push(
         publication.position.offset,
         publication.time,
     );
-    text(format, &head, publication.payload.body(), out);
+    let route = publication.payload.route();
+    let moves = Some((channel, &publication.position));
+    text(
+        format,
+        (route, moves),
+        &head,
+        publication.payload.body(),
+        out,
+    );
 }
 
 pub(crate) fn ephemeral(
@@ -122,12 +151,13 @@ pub(crate) fn ephemeral(
         Value::from(channel.as_str()),
         ephemeral.time,
     );
-    text(format, &head, ephemeral.payload.body(), out);
+    let route = ephemeral.payload.route();
+    text(format, (route, None), &head, ephemeral.payload.body(), out);
 }
 
 pub(crate) fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
     let head = format!(r#"{{"route":{},"body":"#, Value::from(route));
-    text(format, &head, body, out);
+    text(format, (route, None), &head, body, out);
 }
 
 pub(crate) fn skip(
@@ -136,23 +166,35 @@ pub(crate) fn skip(
     position: &Position,
     out: &mut Vec<u8>,
 ) {
+    if format.carrier == Carrier::Events {
+        return sse::moves(channel, position, out);
+    }
     let channel = Value::from(channel.as_str());
     let head = format!(r#"{{"channel":{channel},"offset":"#);
-    text(format, &head, position.offset.to_string().as_bytes(), out);
+    object(format, &head, position.offset.to_string().as_bytes(), out);
 }
 
-pub(crate) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
-    let channel = Value::from(channel.as_str());
-    let head = format!(r#"{{"route":"onPosition","channel":{channel},"body":"#);
-    text(format, &head, body.as_bytes(), out);
+pub(crate) fn position(
+    format: WireFormat,
+    (channel, position): (&ChannelName, &Position),
+    body: &str,
+    out: &mut Vec<u8>,
+) {
+    let named = Value::from(channel.as_str());
+    let head = format!(r#"{{"route":"onPosition","channel":{named},"body":"#);
+    let label = ("onPosition", Some((channel, position)));
+    text(format, label, &head, body.as_bytes(), out);
 }
 
 pub(crate) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
-    text(format, &format!(r#"{{"id":{id},"body":"#), body, out);
+    object(format, &format!(r#"{{"id":{id},"body":"#), body, out);
 }
 
-pub(crate) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
-    websocket::frame(out, Opcode::Ping, b"");
+pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
+    match format.carrier {
+        Carrier::Events => sse::heartbeat(out),
+        _ => websocket::frame(out, Opcode::Ping, b""),
+    }
 }
 
 pub(crate) fn close(
@@ -164,13 +206,28 @@ pub(crate) fn close(
     let Some(json) = farewell.json else {
         return format.carrier.close(farewell.code, &reason.text(), out);
     };
+    if format.carrier == Carrier::Events {
+        return sse::close(&json, out);
+    }
     let body = json.body();
-    text(format, r#"{"route":"onKick","body":"#, body.as_bytes(), out);
+    object(format, r#"{"route":"onKick","body":"#, body.as_bytes(), out);
     format.carrier.close(json.code, json.reason, out);
 }
 
-/// Appends an object in a text frame. `head` is its beginning, and `body` is the value of its last member.
-fn text(format: WireFormat, head: &str, body: &[u8], out: &mut Vec<u8>) {
+/// The route of a push, and the position to which it moves a member, if it does.
+type Label<'a> = (&'a str, Option<(&'a ChannelName, &'a Position)>);
+
+/// Appends a push. `head` is the beginning of the object, and `body` is the value of its last member.
+fn text(format: WireFormat, (route, moves): Label<'_>, head: &str, body: &[u8], out: &mut Vec<u8>) {
+    match format.carrier {
+        Carrier::Events => sse::push(route, moves, (head, body), out),
+        _ => object(format, head, body, out),
+    }
+}
+
+/// Appends an object in a text frame. `head` is its beginning, and `body` is the value of its last member. A stream of events has no
+/// place for it: there, replies are the answers to posts.
+fn object(format: WireFormat, head: &str, body: &[u8], out: &mut Vec<u8>) {
     let carrier = format.carrier;
     let parts: &[&[u8]] = &[body, b"}"];
     carrier.carry(Opcode::Text, head.as_bytes(), (body.len() + 1, parts), out);

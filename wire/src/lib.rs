@@ -6,6 +6,7 @@
 
 pub mod engine_io;
 pub mod proxy;
+pub mod sse;
 pub mod websocket;
 
 mod dictionary;
@@ -21,6 +22,7 @@ pub use dictionary::{Dictionary, DictionaryError};
 pub use disconnect::{Disconnect, Farewell, JsonFarewell, Notice};
 pub use error::Error;
 pub use format::{Carrier, EngineIo, Protocol, WireFormat};
+pub use json::readdressed;
 pub use pomelo::Packages;
 pub use refusal::{Reason, Refusal};
 
@@ -287,7 +289,23 @@ pub fn position(
     match format.protocol {
         Protocol::Pomelo => pomelo::position(format, channel, &body, out),
         Protocol::SocketIo(_) => socketio::position(format, channel, &body, out),
-        Protocol::Json => json::position(format, channel, &body, out),
+        Protocol::Json => json::position(format, (channel, position), &body, out),
+    }
+}
+
+/// Appends what a member needs to know where it begins in a channel: what it is given next follows this position. Only a stream of
+/// events needs that, because its client may break off before the next push, and come back.
+pub fn begins(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
+    if format.carrier == Carrier::Events {
+        sse::moves(channel, position, out);
+    }
+}
+
+/// Appends what a member needs to know that it is not in the channel any more. Only a stream of events needs that, because its client
+/// shows where it was when it comes back.
+pub fn leaves(format: WireFormat, channel: &ChannelName, out: &mut Vec<u8>) {
+    if format.carrier == Carrier::Events {
+        sse::leaves(channel, out);
     }
 }
 

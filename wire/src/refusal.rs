@@ -79,6 +79,10 @@ pub enum Reason {
     TokenRevoked,
     /// The user has as many connections as a user may have.
     TooManyConnections,
+    /// A post is for a stream of events that is not open here, or not any more.
+    UnknownSession,
+    /// A post is for a stream of events of another connector.
+    OtherConnector,
 }
 
 /// What clients are told for a reason.
@@ -94,7 +98,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -123,6 +127,8 @@ impl Reason {
         Self::Blocked,
         Self::TokenRevoked,
         Self::TooManyConnections,
+        Self::UnknownSession,
+        Self::OtherConnector,
     ];
 
     /// Its name, as clients read it.
@@ -337,6 +343,18 @@ impl Reason {
                 "This user has as many connections as a user may have. Close one of them, or wait until the server notices that one is gone.",
                 None,
             ),
+            Self::UnknownSession => last(
+                "UNKNOWN_SESSION",
+                404,
+                "No stream of this session is open. Open one, and post to the session that its first event names.",
+                None,
+            ),
+            Self::OtherConnector => last(
+                "OTHER_CONNECTOR",
+                421,
+                "The stream of this session is open at another connector, and nothing was done. Let the balancer send posts to the connector that \"connector\" names, or open another stream.",
+                None,
+            ),
         }
     }
 }
@@ -424,6 +442,15 @@ impl Refusal {
         }
     }
 
+    /// The same, with a message that says more.
+    #[must_use]
+    pub fn saying(self, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            message: message.into(),
+            ..self
+        }
+    }
+
     /// The user is blocked until then, in milliseconds since 1970: `{"code":401,…,"until":…,"because":…}`. `because` is what
     /// the operator gave as the reason. If that is empty, it is left out.
     #[must_use]
@@ -436,6 +463,21 @@ impl Refusal {
             details: Some(format!(r#","until":{until}{because}"#).into()),
             ..Reason::Blocked.into()
         }
+    }
+
+    /// The session's stream of events is open at this connector.
+    #[must_use]
+    pub fn other_connector(name: &str) -> Self {
+        Self {
+            details: Some(format!(r#","connector":{}"#, Value::from(name)).into()),
+            ..Reason::OtherConnector.into()
+        }
+    }
+
+    /// How long to wait before the request is sent again, if that may help. `None`: the refusal is final.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Why the request is refused.

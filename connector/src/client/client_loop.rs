@@ -289,7 +289,12 @@ impl SocketSide {
                 }
             }
             Ok(Read::End) => batch.end = Some(End::Gone),
-            Err(_) => self.connection.abort(),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    self.connection.close(Disconnect::HeartbeatTimeout);
+                }
+                self.connection.abort();
+            }
         }
         Poll::Ready(batch)
     }

@@ -3,12 +3,15 @@
 use crate::limits::{ClientLimits, Heartbeats};
 use std::time::Duration;
 use tokio::time::Instant;
-use wire::{Disconnect, EngineIo, Protocol, WireFormat};
+use wire::{Carrier, Disconnect, EngineIo, Protocol, WireFormat};
 
 /// How much more time a login gets that is under way when its time is over.
 const LOGIN_UNDER_WAY: Duration = Duration::from_secs(2);
 /// The pause between two checks whether everything was read that had arrived when the client's time was over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A client that only reads is silent. If it is gone, the kernel notices that nothing is taken any more.
+const FOR_EVER: u32 = u32::MAX;
 
 /// What has to be done because time has passed.
 pub(super) enum Due {
@@ -28,7 +31,7 @@ pub(super) struct Clock {
     ping: Option<Instant>,
     /// Milliseconds between pings.
     heartbeat: u32,
-    /// Milliseconds that a client may be silent.
+    /// Milliseconds that a client may be silent. [`FOR_EVER`]: no matter how long.
     max_silence: u32,
     pings: bool,
     /// Whether every message and pong counts as a sign of life. In Pomelo's protocol only heartbeat packages do (K5).
@@ -69,7 +72,10 @@ impl Clock {
             heard: None,
             ping: None,
             heartbeat: milliseconds(heartbeat),
-            max_silence: milliseconds(max_silence),
+            max_silence: match format.carrier() {
+                Carrier::Events => FOR_EVER,
+                _ => milliseconds(max_silence),
+            },
             pings,
             counts_messages: format.protocol() != Protocol::Pomelo,
             alarm_version: 0,
@@ -91,7 +97,7 @@ impl Clock {
         let now = Instant::now();
         self.handshake = None;
         self.unread = None;
-        self.heard = Some(now);
+        self.heard = (self.max_silence < FOR_EVER).then_some(now);
         self.ping = self.pings.then_some(now + self.heartbeat());
         self.alarm_version = self.alarm_version.wrapping_add(1);
     }
@@ -287,6 +293,16 @@ mod tests {
             assert_eq!(rings(&mut clock).await, (25, None));
         }
         assert_eq!(rings(&mut clock).await, (10, dropped));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_events_is_sent_heartbeats_and_need_not_say_anything() {
+        let mut clock = Clock::start(WireFormat::SSE, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        for _ in 0..1_000 {
+            assert_eq!(rings(&mut clock).await, (25, None));
+        }
     }
 
     #[tokio::test(start_paused = true)]

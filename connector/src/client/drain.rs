@@ -46,13 +46,13 @@ impl Clients {
         self.services.commands.process().drains();
     }
 
-    /// Closes the clients that poll, at this pace. Their polls come over new sockets, so this happens while the port still listens. No
-    /// new session begins from now on.
-    pub(crate) async fn close_polling(&self, pace: Pace, shutdown: &Shutdown) {
+    /// Closes the clients that poll, and those that read a stream of events, at this pace. Their requests come over new sockets, so this
+    /// happens while the port still listens. No new session begins from now on.
+    pub(crate) async fn close_asked_apart(&self, pace: Pace, shutdown: &Shutdown) {
         // A client that connects from now on is closed at once, because it is in no list.
         self.loops.close();
-        let polling = self.connected(Connection::polls);
-        self.close_in_turn(polling, pace, shutdown).await;
+        let apart = self.connected(Connection::is_asked_apart);
+        self.close_in_turn(apart, pace, shutdown).await;
     }
 
     /// Closes every socket, at this pace, and lands every leave. Once the shutdown is hurried, everything is closed at once.

@@ -12,6 +12,7 @@ fn protocol(format: WireFormat) -> &'static str {
         (Protocol::Pomelo, Carrier::Stream) => "pomelo_tcp",
         (Protocol::Pomelo, _) => "pomelo",
         (Protocol::SocketIo(_), _) => "socketio",
+        (Protocol::Json, Carrier::Events) => "sse",
         (Protocol::Json, _) => "json",
     }
 }
@@ -70,6 +71,7 @@ mod tests {
             (WireFormat::POMELO.deflated(), "pomelo"),
             (WireFormat::POMELO.on_a_stream(), "pomelo_tcp"),
             (WireFormat::JSON, "json"),
+            (WireFormat::SSE, "sse"),
             (WireFormat::socket_io(wire::EngineIo::V4), "socketio"),
         ] {
             assert_eq!(protocol(format), label);

@@ -1,9 +1,12 @@
-//! HTTP on the clients' port: upgrades to WebSocket, Socket.IO's polls, the example page, and `/healthz`.
+//! HTTP on the clients' port: upgrades to WebSocket, Socket.IO's polls, streams of events, the example page, and `/healthz`.
 
+mod body;
+mod handover;
 mod origin;
 mod page;
 mod response;
 mod socket_io;
+mod sse;
 mod stream;
 mod token;
 mod upgrade;
@@ -15,6 +18,7 @@ use crate::transport::pass::Pass;
 use crate::transport::peer::Peer;
 use crate::transport::proxies::Proxies;
 use bytes::Bytes;
+use handover::Handover;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,9 +30,10 @@ use response::{Gone, full, peer, plain};
 use runtime::{Readiness, Shutdown};
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
+pub(crate) use sse::Sse;
 use std::sync::Arc;
 pub(crate) use stream::{HttpIo, HttpStream, into_parts};
-use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, upgrade};
+use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, taken_over, upgrade};
 use wire::WireFormat;
 #[cfg(test)]
 use wire::websocket::Opcode;
@@ -46,6 +51,7 @@ pub(crate) struct Http {
     /// Whether the example page is served.
     pub(crate) page: bool,
     pub(crate) socket_io: Arc<SocketIo>,
+    pub(crate) sse: Arc<Sse>,
     /// The pages that may connect.
     pub(crate) origins: Arc<Origins>,
     pub(crate) proxies: Proxies,
@@ -70,6 +76,7 @@ impl Http {
         // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
         drop(SockRef::from(stream::tcp(&stream)).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
+        let (handover, mut taken) = Handover::new();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
             server.socket_io.use_seat(&request, &asking);
@@ -82,33 +89,53 @@ impl Http {
                 asking.handshake_done();
             }
             request.extensions_mut().insert(client);
+            if sse::opens(&request) {
+                request.extensions_mut().insert(sse::Taking {
+                    pass: Arc::clone(&asking),
+                    handover: Arc::clone(&handover),
+                });
+            }
             async move {
                 match refused {
                     None => server.answer(request).await,
+                    Some(bound) if sse::is_path(request.uri().path()) => {
+                        Ok(server.sse.full(&request, bound))
+                    }
                     Some(bound) => Ok(full(bound)),
                 }
             }
         });
-        let served = http1::Builder::new()
+        let mut serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(16 << 10)
             .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "HTTP ended");
+            .with_upgrades();
+        tokio::select! {
+            biased;
+            served = &mut serving => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "HTTP ended");
+                }
+            }
+            Ok(begin) = &mut taken => {
+                if let Some(parts) = serving.into_parts() {
+                    let (socket, pass) = taken_over(parts.io.into_inner());
+                    begin(socket, pass, parts.read_buf.to_vec());
+                }
+            }
         }
     }
 
-    /// Counts a client behind a trusted proxy among the connections of its address: with its WebSocket, or from its first poll on.
+    /// Counts a client behind a trusted proxy among the connections of its address: with its WebSocket or its stream of events, or from its
+    /// first poll on.
     fn enter(
         &self,
         request: &mut Request<Incoming>,
         client: Peer,
         pass: &Pass,
     ) -> Result<(), Bound> {
-        if is_upgrade(request.headers()) {
+        if is_upgrade(request.headers()) || sse::opens(request) {
             pass.counts_for(self.addresses.enter(client.address)?);
         } else if socket_io::begins_to_poll(request) {
             let permit = Arc::new(self.addresses.enter(client.address)?);
@@ -136,6 +163,9 @@ impl Http {
             "/echo/binary" => WireFormat::echo(Opcode::Binary),
             path if socket_io::PATHS.contains(&path) => {
                 return self.socket_io.answer(request).await;
+            }
+            path if !asks_to_upgrade && sse::is_path(path) => {
+                return self.sse.answer(request).await;
             }
             "/" => self.pomelo,
             _ if asks_to_upgrade => self.pomelo,

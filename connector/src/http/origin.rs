@@ -89,6 +89,29 @@ pub(super) fn refused() -> Response<Full<Bytes>> {
     plain(StatusCode::FORBIDDEN, REFUSED)
 }
 
+/// Lets the scripts of a page read the answer. The cookies that balancers use come along only if the page's origin is named.
+pub(super) fn allow(origin: HeaderValue, headers: &mut HeaderMap) {
+    if origin != "*" {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+}
+
+/// The answer to a browser that asks whether a page of another origin may send what needs that question. These are the
+/// headers that it may send.
+pub(super) fn preflight(allowed_headers: &'static str) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,10 +85,16 @@ fn stream_of(upgraded: Upgraded) -> Option<(Socket, Arc<Pass>, Vec<u8>)> {
         tracing::error!("the upgraded connection has an unknown type");
         return None;
     };
-    let (socket, pass) = into_parts(parts.io.into_inner());
+    let (socket, pass) = taken_over(parts.io.into_inner());
+    Some((socket, pass, parts.read_buf.to_vec()))
+}
+
+/// The socket that HTTP leaves to a connection, and its pass.
+pub(super) fn taken_over(io: HttpIo) -> (Socket, Arc<Pass>) {
+    let (socket, pass) = into_parts(io);
     // The buffer may be large now, because the connection's own queue bounds what waits behind it.
     drop(SockRef::from(socket.tcp()).set_send_buffer_size(SOCKET_BUFFER));
-    Some((socket, pass, parts.read_buf.to_vec()))
+    (socket, pass)
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1), and returns its key.

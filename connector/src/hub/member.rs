@@ -107,6 +107,16 @@ impl Member {
     /// from the log, a task does so in the background. If something is lost on the way, the member is told.
     pub fn begin(&self, start: Position) {
         let connection = &self.receiver.connection;
+        let mut frames = Vec::new();
+        wire::begins(
+            self.receiver.format,
+            self.channel.name(),
+            &start,
+            &mut frames,
+        );
+        if !frames.is_empty() {
+            connection.send(&frames, &mut None);
+        }
         if self.channel.start(self.key, connection, &start) {
             return;
         }
@@ -125,6 +135,11 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.catching_up.lock().take();
         self.channels.detach(&self.channel, self.key);
+        let mut frames = Vec::new();
+        wire::leaves(self.receiver.format, self.channel.name(), &mut frames);
+        if !frames.is_empty() {
+            self.receiver.connection.send(&frames, &mut None);
+        }
     }
 }
 

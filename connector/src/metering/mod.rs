@@ -90,12 +90,12 @@ const OUTCOMES: [&str; 7] = [
 ];
 
 /// The values of the label `protocol`.
-pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
+pub(crate) const PROTOCOLS: [&str; 5] = ["pomelo", "pomelo_tcp", "socketio", "json", "sse"];
 
 /// The values of the label `protocol` of those who are connected. How they are is another label.
 const SPOKEN: [&str; 3] = ["pomelo", "socketio", "json"];
 /// The values of the label `transport`.
-const TRANSPORTS: [&str; 3] = ["websocket", "tcp", "polling"];
+const TRANSPORTS: [&str; 4] = ["websocket", "tcp", "polling", "sse"];
 
 /// The labels of all variants of a type, in the order of its `ALL`. `$label` is the method that names one.
 macro_rules! labels {
@@ -227,6 +227,7 @@ pub(crate) fn connections(protocol: Protocol, transport: Transport, change: f64)
         Transport::WebSocket => "websocket",
         Transport::Tcp => "tcp",
         Transport::Polling => "polling",
+        Transport::Events => "sse",
     };
     gauge!(CONNECTIONS, "protocol" => protocol, "transport" => transport).increment(change);
 }
@@ -237,6 +238,7 @@ pub(crate) enum Transport {
     WebSocket,
     Tcp,
     Polling,
+    Events,
 }
 
 /// Counts a repaired difference between the store and this connector's sessions.

@@ -121,10 +121,11 @@ impl Handlers {
         if session.joined(Some(channel)).is_some() {
             return self.is_in(channel, is_by_back_end);
         }
-        let recovery = if self.connection.tells_positions() {
-            Recovery::Positions
-        } else {
-            Recovery::Unwanted
+        // A client that reads a stream of events may have been here before it came back.
+        let recovery = match self.connection.take_shown_position(channel) {
+            Some(position) => Recovery::Since(position),
+            None if self.connection.tells_positions() => Recovery::Positions,
+            None => Recovery::Unwanted,
         };
         let mut start = None;
         let entered = self.enter_further(

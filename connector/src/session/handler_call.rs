@@ -69,7 +69,7 @@ impl Handlers {
             idempotency_key: key.map(String::from).unwrap_or_default(),
             notify: request.id.is_none(),
             connector: self.services.routes.connector().to_owned(),
-            protocol: self.connection.format().protocol().name().to_owned(),
+            protocol: self.connection.format().name().to_owned(),
             channels,
         })
     }

@@ -55,7 +55,7 @@ impl Handlers {
     }
 
     fn protocol(&self) -> String {
-        self.connection.format().protocol().name().to_owned()
+        self.connection.format().name().to_owned()
     }
 
     /// Logs why the hook has not let somebody in. The client is told no more than the reason.

@@ -15,11 +15,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
-use wire::{Disconnect, PositionReason, Reason, Refusal, Request, RequestBody};
+use wire::{Carrier, Disconnect, PositionReason, Reason, Refusal, Request, RequestBody, sse};
 
 /// The longest time for everything before the join. It gets half of the time that is left at most, because the join
 /// needs the other half.
 const PREPARE: Duration = Duration::from_millis(1_000);
+
+/// Why a client of Server-Sent Events cannot be in a further channel.
+const TOO_LONG: &str = "The names of your channels are so long together that the id of an event has no room for another one. \
+    Leave one first, or use a WebSocket.";
 
 /// Why a session was not let in.
 pub(super) enum Refused {
@@ -113,6 +117,14 @@ impl Handlers {
         };
         if session.channels.len() >= CHANNELS {
             return Err(Refused::Here(Reason::TooManyChannels.into()));
+        }
+        if self.connection.format().carrier() == Carrier::Events {
+            // Each of its events names all of them.
+            let joined = session.channels.iter().map(|it| it.membership.channel());
+            if !sse::fits(joined.chain([channel])) {
+                let refusal = Refusal::because(Reason::TooManyChannels, TOO_LONG);
+                return Err(Refused::Here(refusal));
+            }
         }
         let place = Place::Channel(channel.clone());
         let queue = self.services.admission.of([&place, &place]);

@@ -11,7 +11,7 @@ pub(super) fn request_step(asked: Asked, connection: &Connection) -> Option<Arc<
         return None;
     }
     let span = Span::root(asked.route(), Kind::Server)?;
-    span.set("protocol", connection.format().protocol().name());
+    span.set("protocol", connection.format().name());
     if let Some(session) = connection.session() {
         span.set("session", session);
     }

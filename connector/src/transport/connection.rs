@@ -9,7 +9,7 @@ use crate::metering::{self, Transport};
 use crate::transport::outlet::Outlet;
 use crate::transport::socket::WriteHalf;
 use bytes::{Buf, Bytes};
-use channel_store::{SessionId, UserId};
+use channel_store::{ChannelName, Position, SessionId, UserId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -93,7 +93,7 @@ impl Queue {
 }
 
 impl Connection {
-    /// Sends to `outlet`: the writing half of a socket, or the mailbox of a polling client.
+    /// Sends to `outlet`: the writing half of a socket, the mailbox of a polling client, or a stream of events.
     #[must_use]
     pub fn new(
         outlet: impl Into<Outlet>,
@@ -165,6 +165,11 @@ impl Connection {
     /// True if a member of this connection has asked for positions, or if all clients of its protocol are told them.
     pub(crate) fn tells_positions(&self) -> bool {
         self.format.tells_positions() || self.tells_positions.load(Ordering::Relaxed)
+    }
+
+    /// Where the session begins in a channel that it is about to join, if its client has shown that when it opened its stream of events.
+    pub(crate) fn take_shown_position(&self, channel: &ChannelName) -> Option<Position> {
+        self.outlet.take_shown(channel)
     }
 
     /// The session is out of a channel because the channel was deleted. Its loop looks after that soon.
@@ -266,6 +271,9 @@ impl Connection {
     /// Replies to a request. Replies and publications of the same moment leave in one write. A connection that is
     /// closing still replies, until its farewell is sent.
     pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
+        if self.outlet.answer(id, body) {
+            return;
+        }
         let mut queue = self.queue.lock();
         if queue.concluded {
             return;
@@ -373,7 +381,8 @@ impl Connection {
         self.ended.notify_waiters();
     }
 
-    /// Switches from polls to a socket. What was not fetched is sent first.
+    /// Switches from polls to a socket, or lets a stream of events begin on one. What was not fetched, or what the stream begins with, is
+    /// sent first.
     pub(crate) fn switch(self: &Arc<Self>, to: impl Into<WriteHalf>) {
         let mut queue = self.queue.lock();
         let polled = self.outlet.polls();
@@ -407,6 +416,7 @@ impl Connection {
     fn carried_by(&self) -> Transport {
         match self.format.carrier() {
             Carrier::Stream => Transport::Tcp,
+            Carrier::Events => Transport::Events,
             _ if self.outlet.polls() => Transport::Polling,
             _ => Transport::WebSocket,
         }
@@ -419,9 +429,9 @@ impl Connection {
         queue.concluded && queue.is_empty()
     }
 
-    /// True while the client polls, so that each of its requests may come over a new socket.
-    pub(crate) fn polls(&self) -> bool {
-        self.outlet.polls()
+    /// True if the client polls or reads a stream of events, so that each of its requests may come over a new socket.
+    pub(crate) fn is_asked_apart(&self) -> bool {
+        self.outlet.is_apart()
     }
 
     /// Returns when a polling client has fetched everything. For other clients it returns at once.

@@ -1,4 +1,5 @@
-//! Where a connection's messages come from: a socket, or the posts of a polling client until it has a socket.
+//! Where a connection's messages come from: a socket, the posts of a polling client until it has a socket, or the posts of a client
+//! that reads a stream of events.
 //!
 //! Bytes are read into a buffer that all connections of a thread share, so an idle connection has no buffer.
 
@@ -35,11 +36,12 @@ enum Source {
         ReadHalf,
         #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
     ),
-    /// Posts, and the bytes of one message.
-    Posts(mpsc::Receiver<Posted>, usize),
+    /// Posts, and the bytes of one message. The socket is that of a stream of events, once it has begun. Its client says nothing there,
+    /// but the end of the socket is the end of the client.
+    Posts(mpsc::Receiver<Posted>, usize, Option<ReadHalf>),
 }
 
-/// What a polling client has sent.
+/// What a client has posted.
 pub(crate) enum Posted {
     /// Messages, in order.
     Packets(Vec<String>),
@@ -47,6 +49,8 @@ pub(crate) enum Posted {
     Switched(SocketReader, Arc<Pass>),
     /// No message, but the client has polled.
     Here,
+    /// A stream of events has begun on this socket.
+    Streams(ReadHalf),
 }
 
 /// A socket that something was read from.
@@ -99,14 +103,16 @@ impl Inlet {
                 Carrier::WebSocket => frames(Reader::new(limit)),
                 Carrier::Deflate => frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
+                // Its requests come in posts.
+                Carrier::Events => Messages::Frames(Reader::new(limit)),
             },
         }
     }
 
-    /// Reads the posts of a polling client.
+    /// Reads the posts of a client.
     pub(crate) fn of_posts(posts: mpsc::Receiver<Posted>, limit: usize) -> Self {
         Self {
-            source: Source::Posts(posts, limit),
+            source: Source::Posts(posts, limit, None),
             messages: Messages::Frames(Reader::new(limit)),
         }
     }
@@ -148,7 +154,12 @@ impl Inlet {
                     Read::Some { taken, fed }
                 }))
             }),
-            Source::Posts(posts, limit) => {
+            Source::Posts(posts, limit, streams) => {
+                if let Some(socket) = streams
+                    && let Poll::Ready(read) = poll_silent(socket, context)
+                {
+                    return Poll::Ready(read);
+                }
                 Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
                     None => Read::End,
                     Some(Posted::Packets(packets)) => {
@@ -162,6 +173,13 @@ impl Inlet {
                         Read::Some { taken: 1, fed }
                     }
                     Some(Posted::Here) => {
+                        let fed = Ok(());
+                        Read::Some { taken: 1, fed }
+                    }
+                    Some(Posted::Streams(socket)) => {
+                        *streams = Some(socket);
+                        // It is polled before the next post, so it wakes this task from then on.
+                        context.waker().wake_by_ref();
                         let fed = Ok(());
                         Read::Some { taken: 1, fed }
                     }
@@ -179,7 +197,7 @@ impl Inlet {
         }
     }
 
-    /// True while posts are read, and not a socket.
+    /// True while posts are read.
     pub(crate) fn is_polled(&self) -> bool {
         matches!(self.source, Source::Posts(..))
     }
@@ -194,7 +212,7 @@ impl Inlet {
                     Messages::Packages(_) => arrived,
                 }
             }
-            Source::Posts(posts, _) => posts.len(),
+            Source::Posts(posts, ..) => posts.len(),
         }
     }
 
@@ -213,7 +231,8 @@ impl Inlet {
 
     /// Reads and drops everything until the client has closed its side. Returns at once if the client polls.
     pub(crate) async fn drain(&mut self) {
-        let Source::Socket(socket, _) = &mut self.source else {
+        let (Source::Socket(socket, _) | Source::Posts(_, _, Some(socket))) = &mut self.source
+        else {
             return;
         };
         let mut read = |context: &mut Context<'_>| {
@@ -221,4 +240,22 @@ impl Inlet {
         };
         while poll_fn(&mut read).await.unwrap_or(false) {}
     }
+}
+
+/// Reads a socket on which a client has nothing to say.
+fn poll_silent(socket: &mut ReadHalf, context: &mut Context<'_>) -> Poll<io::Result<Read>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut bytes = ReadBuf::new(buffer);
+        loop {
+            let taken = ready!(socket.poll_read(context, &mut bytes))?;
+            if taken == 0 {
+                return Poll::Ready(Ok(Read::End));
+            }
+            // What belongs to TLS alone brings no bytes.
+            if !bytes.filled().is_empty() {
+                let fed = Err(wire::Error::Malformed);
+                return Poll::Ready(Ok(Read::Some { taken, fed }));
+            }
+        }
+    })
 }

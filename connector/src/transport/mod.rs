@@ -5,6 +5,7 @@
 //! Nothing here knows sessions or channels.
 
 pub mod connection;
+pub(crate) mod event_outlet;
 pub(crate) mod inlet;
 pub(crate) mod mailbox;
 pub mod outlet;

@@ -1,8 +1,10 @@
-//! Where a connection's bytes go: to a socket, or into a mailbox for polls.
+//! Where a connection's bytes go: to a socket, into a mailbox for polls, or into a stream of events.
 
+use crate::transport::event_outlet::EventOutlet;
 use crate::transport::mailbox::Mailbox;
 use crate::transport::socket::WriteHalf;
 use bytes::Bytes;
+use channel_store::{ChannelName, Position};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +17,8 @@ enum Kind {
     Socket(WriteHalf),
     /// The mailbox of a polling client, and the socket that replaces it.
     Mailbox(Arc<Mailbox>, OnceLock<WriteHalf>),
+    /// A stream of events, which is given records.
+    Events(Arc<EventOutlet>),
     /// Keeps what is written, at once and without limit.
     #[cfg(test)]
     Record(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>),
@@ -23,6 +27,12 @@ enum Kind {
 impl From<Arc<Mailbox>> for Outlet {
     fn from(mailbox: Arc<Mailbox>) -> Self {
         Self(Kind::Mailbox(mailbox, OnceLock::new()))
+    }
+}
+
+impl From<Arc<EventOutlet>> for Outlet {
+    fn from(events: Arc<EventOutlet>) -> Self {
+        Self(Kind::Events(events))
     }
 }
 
@@ -54,6 +64,7 @@ impl Outlet {
                 Some(socket) => socket.try_write(bytes),
                 None => mailbox.try_write(bytes),
             },
+            Kind::Events(events) => events.try_write(&[IoSlice::new(bytes)]),
             #[cfg(test)]
             Kind::Record(record) => {
                 record.lock().extend_from_slice(bytes);
@@ -70,6 +81,7 @@ impl Outlet {
                 Some(socket) => socket.try_write_vectored(slices),
                 None => try_each(slices, |slice| mailbox.try_write(slice)),
             },
+            Kind::Events(events) => events.try_write(slices),
             #[cfg(test)]
             Kind::Record(_) => slices.iter().map(|slice| self.try_write(slice)).sum(),
         }
@@ -88,18 +100,42 @@ impl Outlet {
                     None => Ok(()),
                 }
             }
+            Kind::Events(events) => events.writable().await,
             #[cfg(test)]
             Kind::Record(_) => Ok(()),
         }
     }
 
-    /// Switches from the mailbox to a socket. Returns what was not fetched from the mailbox. The caller has to send it
-    /// first.
+    /// Switches from the mailbox to a socket, or lets a stream of events begin on one. Returns what was not fetched from the mailbox, or
+    /// what the stream begins with. The caller has to send it first.
     pub(crate) fn switch(&self, to: WriteHalf) -> Bytes {
         match &self.0 {
+            Kind::Events(events) => events.begin(to),
             Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
             _ => Bytes::new(),
         }
+    }
+
+    /// Gives a reply to whoever asked, if that is not the stream. False: it is.
+    pub(crate) fn answer(&self, id: u64, body: &[u8]) -> bool {
+        let Kind::Events(events) = &self.0 else {
+            return false;
+        };
+        events.answer(id, body);
+        true
+    }
+
+    /// See [`EventOutlet::take_shown`].
+    pub(crate) fn take_shown(&self, channel: &ChannelName) -> Option<Position> {
+        match &self.0 {
+            Kind::Events(events) => events.take_shown(channel),
+            _ => None,
+        }
+    }
+
+    /// True if the client's requests come over other sockets than its messages.
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(&self.0, Kind::Events(_)) || self.polls()
     }
 
     /// True while the client polls.
@@ -125,17 +161,19 @@ impl Outlet {
     pub(crate) fn holds(&self) -> bool {
         match &self.0 {
             Kind::Mailbox(mailbox, _) => mailbox.holds(),
-            Kind::Socket(_) => false,
+            Kind::Socket(_) | Kind::Events(_) => false,
             #[cfg(test)]
             Kind::Record(_) => false,
         }
     }
 
-    /// How many of the bytes that were not written can't be taken back, because they are encrypted already.
+    /// How many of the bytes that were not written can't be taken back, because they are encrypted already, or because they became events
+    /// of which a part was written.
     pub(crate) fn under_way(&self) -> usize {
         match &self.0 {
             Kind::Socket(socket) => socket.under_way(),
             Kind::Mailbox(_, socket) => socket.get().map_or(0, WriteHalf::under_way),
+            Kind::Events(events) => events.under_way(),
             #[cfg(test)]
             Kind::Record(_) => 0,
         }
@@ -151,6 +189,7 @@ impl Outlet {
                 (None, Shutdown::Write) => mailbox.finish(),
                 (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),
             },
+            Kind::Events(events) => events.shut(how),
             #[cfg(test)]
             Kind::Record(_) => {}
         }

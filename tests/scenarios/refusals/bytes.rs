@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::permit::Permit;
 use testkit::pomelo::{self, DATA, HANDSHAKE, HEARTBEAT, LOGIN, SEND};
 use testkit::websocket::{BINARY, TEXT};
-use testkit::{SOON, socket_io};
+use testkit::{SOON, socket_io, sse};
 
 const MEMBERS: &str = "chat.handler.members";
 /// Bytes that a session may send at once. It gets no more for a long time, so that a slow machine does not count.
@@ -57,6 +57,15 @@ impl Session {
             // The other side may have closed already.
             Self::PomeloOverTcp(client) => client.try_write(&package).await,
             Self::SocketIo(link, _) => socket_io::say(link, &packet).await,
+            Self::Sse(address, Some(stream)) => {
+                let message = match what {
+                    What::Notify => json!({"route": SEND, "body": text}),
+                    What::Ignored => json!([text]),
+                    What::Alive => json!({"route": "connector.handler.ping", "body": {"x": text}}),
+                };
+                drop(sse::post(*address, &stream.session(), &message).await);
+            }
+            Self::Sse(_, None) => {}
             Self::Polls(poller, _) => drop(poller.post(&[&packet]).await),
         }
     }
@@ -68,6 +77,11 @@ impl Session {
             Self::Pomelo(client) => drop(client.end(SOON).await),
             Self::PomeloOverTcp(client) => client.until_end().await,
             Self::SocketIo(link, _) => drop(link.end(SOON).await),
+            Self::Sse(_, stream) => {
+                if let Some(stream) = stream {
+                    stream.end(SOON).await;
+                }
+            }
             Self::Polls(poller, _) => {
                 testkit::wait::eventually("the session is unknown", SOON, async || {
                     poller.poll().await.is_ok_and(|(status, _)| status == 400)
@@ -119,7 +133,7 @@ async fn the_bytes_of_a_request_count_whatever_its_body_is() {
             findings.row(&format!("{way:?} {:.9}", body.to_string()), last, fitting);
         }
     }
-    findings.check(15);
+    findings.check(18);
 }
 
 /// What cannot be refused counts all the same: first requests are refused, and then the client is closed.
@@ -148,5 +162,5 @@ async fn the_bytes_of_a_message_count_whatever_it_is() {
             session.ends().await;
         }
     }
-    findings.check(15);
+    findings.check(18);
 }

@@ -1,14 +1,15 @@
 //! One client for each protocol, with the same questions.
 
 use bytes::{Bytes, BytesMut};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use testkit::SOON;
 use testkit::link::Link;
 use testkit::pace::timeout;
 use testkit::polling::Poller;
-use testkit::pomelo::{self, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, Message};
+use testkit::pomelo::{self, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, Message};
 use testkit::socket_io::{self, Packets};
+use testkit::sse::{self, Ask, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -19,15 +20,18 @@ pub(super) enum Way {
     Pomelo,
     PomeloOverTcp,
     SocketIo,
+    Sse,
     Polls,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Json,
         Self::Pomelo,
         Self::PomeloOverTcp,
         Self::SocketIo,
+        Self::Sse,
+        // Last, because sessions that poll stay for a while.
         Self::Polls,
     ];
 }
@@ -38,6 +42,7 @@ pub(super) enum Session {
     Pomelo(pomelo::Client),
     PomeloOverTcp(Box<Tcp>),
     SocketIo(Link<Packets>, u32),
+    Sse(SocketAddr, Option<Stream>),
     Polls(Box<Poller>, u32),
 }
 
@@ -49,6 +54,7 @@ impl Session {
             Way::Pomelo => Self::Pomelo(pomelo::Client::connect(address).await),
             Way::PomeloOverTcp => Self::PomeloOverTcp(Box::new(Tcp::connect(address).await)),
             Way::SocketIo => Self::SocketIo(socket_io::connect(address, path).await, 0),
+            Way::Sse => Self::Sse(address, None),
             Way::Polls => {
                 let poller = Poller::open(address, 3).await.expect("it may poll");
                 Self::Polls(Box::new(poller), 0)
@@ -75,6 +81,31 @@ impl Session {
                 let message = came.await.expect("an answer in time");
                 return message["body"].clone();
             }
+            Self::Sse(address, stream) if route == LOGIN => {
+                let opened = Stream::open(*address, Ask::of(query(body))).await;
+                if opened.status() == 200 {
+                    opened.until("onSession").await;
+                    *stream = Some(opened);
+                    return json!({"code": 0});
+                }
+                opened.end(SOON).await;
+                opened.inbox().read().body.clone()
+            }
+            Self::Sse(address, stream) => {
+                let session = stream.as_ref().map_or_else(String::new, Stream::session);
+                let request = json!({"id": 1, "route": route, "body": body});
+                let (status, answer) = sse::post(*address, &session, &request).await;
+                if stream.is_none() {
+                    // Who is not logged in has no session to which a request could go.
+                    assert_eq!(
+                        (status, &answer["reason"]),
+                        (404, &json!("UNKNOWN_SESSION"))
+                    );
+                    return json!({"code": 1, "reason": "NOT_LOGGED_IN"});
+                }
+                assert_eq!(status, 200, "{answer}");
+                return answer["body"].clone();
+            }
             Self::Polls(poller, last) => {
                 *last += 1;
                 let packet = socket_io::request(*last, route, body);
@@ -84,6 +115,27 @@ impl Session {
         };
         serde_json::from_str(&text).expect("JSON")
     }
+}
+
+/// The query that asks for what is the body of a login elsewhere.
+fn query(login: &Value) -> String {
+    let names = [
+        ("token", "token"),
+        ("userId", "userId"),
+        ("lessonId", "channel"),
+    ];
+    let given = names.iter().filter_map(|(field, name)| {
+        let value = login[field].as_str()?;
+        let plain = |byte: u8| match byte {
+            byte if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        };
+        let value: String = value.bytes().map(plain).collect();
+        Some(format!("{name}={value}"))
+    });
+    given.collect::<Vec<_>>().join("&")
 }
 
 /// Polls until the answer to this request has come.

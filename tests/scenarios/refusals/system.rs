@@ -36,18 +36,18 @@ join = 'nobody'
 ";
 
 /// The page that may connect from elsewhere.
-pub(super) const PAGE: &str = "https://page.example";
+pub(crate) const PAGE: &str = "https://page.example";
 
-pub(super) struct Locked {
+pub(crate) struct Locked {
     standalone: Standalone,
-    pub(super) pair: Pair,
+    pub(crate) pair: Pair,
     _folder: TempDir,
     tokens: Vec<(String, String)>,
 }
 
 impl Locked {
     /// Starts it with these tokens of back ends: names, scopes and patterns of channels.
-    pub(super) async fn start(tokens: &[(&str, &str, Option<&str>)], flags: &[&str]) -> Self {
+    pub(crate) async fn start(tokens: &[(&str, &str, Option<&str>)], flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let pair = Pair::new();
@@ -96,23 +96,23 @@ impl Locked {
     }
 
     /// Where clients connect to.
-    pub(super) fn clients(&self) -> SocketAddr {
+    pub(crate) fn clients(&self) -> SocketAddr {
         self.standalone.address()
     }
 
     /// Where back ends connect to.
-    pub(super) fn back_ends(&self) -> SocketAddr {
+    pub(crate) fn back_ends(&self) -> SocketAddr {
         self.standalone.grpc()
     }
 
     /// The token of a back end. One of an unknown name is none of this process.
-    pub(super) fn token(&self, name: &str) -> String {
+    pub(crate) fn token(&self, name: &str) -> String {
         let found = self.tokens.iter().find(|(known, _)| known == name);
         found.map_or_else(|| format!("gct_{name:x<43}"), |(_, token)| token.clone())
     }
 
     /// What the process has logged.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.standalone.lines().join("\n")
     }
 }

@@ -9,4 +9,5 @@ mod pomelo;
 mod reference;
 mod replay;
 mod socketio;
+mod sse;
 mod websocket;

@@ -9,7 +9,7 @@ mod polled;
 mod probe;
 mod request;
 
-use super::origin::{From, Origins};
+use super::origin::{From, Origins, allow, preflight};
 use super::response::{Gone, peer, plain};
 use super::upgrade::{negotiate_deflate, upgrade};
 use crate::client::Clients;
@@ -27,7 +27,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use polled::{Polled, packets};
-use request::{EngineRequest, Refusal, allow, preflight};
+use request::{EngineRequest, Refusal};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -114,7 +114,7 @@ impl SocketIo {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         if request.method() == Method::OPTIONS {
-            return Ok(preflight());
+            return Ok(preflight("Content-Type"));
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
         let asked = EngineRequest::parse(&query)?;

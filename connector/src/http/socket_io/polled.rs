@@ -1,6 +1,7 @@
 //! A polling client: its polls and its posts.
 
 use super::request::Refusal;
+use crate::http::body::{self, BodyError};
 use crate::http::response::text;
 use crate::limits::{Bound, ClientLimits, Counted, QueueLimits, Seats};
 use crate::transport::Connection;
@@ -8,7 +9,7 @@ use crate::transport::inlet::Posted;
 use crate::transport::mailbox::{Fetched, Mailbox};
 use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -20,8 +21,6 @@ use wire::{Disconnect, EngineIo, engine_io};
 /// The bytes that one post may have, or twice the message limit if that is more: some clients encode UTF-8 twice. Each
 /// message in a post is bounded by the message limit.
 const POST: usize = 512 << 10;
-/// A post that is too long is read up to this many times its bound. Then the connection ends.
-const READ_ON: usize = 4;
 
 /// A polling client.
 pub(super) struct Polled {
@@ -75,11 +74,13 @@ impl Polled {
         let is_binary = kind.is_some_and(|kind| kind == "application/octet-stream");
         let mut counted = Counted::new(&self.queues);
         let most = (2 * limits.message).max(POST);
-        let body = read(request.into_body(), most, &mut counted);
+        let body = body::read(request.into_body(), most, &mut counted);
         let body = timeout(limits.handshake, body).await;
-        let body = match body.map_err(|_| Refusal::BadRequest)? {
-            Err(Refusal::TooBig) => return Err(self.too_big(limits)),
-            body => body?,
+        let body = match body.unwrap_or(Err(BodyError::Broken)) {
+            Ok(body) => body,
+            Err(BodyError::TooBig) => return Err(self.too_big(limits)),
+            Err(BodyError::NoRoom) => return Err(Refusal::Busy(Bound::Memory)),
+            Err(BodyError::Broken) => return Err(Refusal::BadRequest),
         };
         let packets = engine_io::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
@@ -101,34 +102,6 @@ impl Polled {
             .close(wire::Error::too_big(limits.message).into());
         Refusal::TooBig
     }
-}
-
-/// Reads a body of at most `most` bytes. The rest of a longer one is read and dropped, up to a limit, because a client
-/// that is still writing would not see the answer.
-async fn read(body: Incoming, most: usize, counted: &mut Counted) -> Result<Vec<u8>, Refusal> {
-    let mut body = Limited::new(body, READ_ON * most);
-    let mut bytes = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-            true => Refusal::TooBig,
-            false => Refusal::BadRequest,
-        })?;
-        let data = frame.into_data().unwrap_or_default();
-        length += data.len();
-        if length > most {
-            bytes = Vec::new();
-        } else {
-            bytes.extend_from_slice(&data);
-        }
-        if !counted.set(bytes.capacity()) {
-            return Err(Refusal::Busy(Bound::Memory));
-        }
-    }
-    if length > most {
-        return Err(Refusal::TooBig);
-    }
-    Ok(bytes)
 }
 
 pub(super) fn packets<'a>(

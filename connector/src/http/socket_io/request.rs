@@ -3,7 +3,7 @@
 use crate::http::response::{Gone, RETRY_AFTER, plain, text};
 use crate::limits::Bound;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use wire::EngineIo;
 
@@ -118,26 +118,4 @@ impl<'a> EngineRequest<'a> {
             id: value("sid"),
         })
     }
-}
-
-/// Lets the scripts of a page read the answer. The cookies that balancers use come along only if the page's origin is named.
-pub(super) fn allow(origin: HeaderValue, headers: &mut HeaderMap) {
-    if origin != "*" {
-        let yes = HeaderValue::from_static("true");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
-    }
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-}
-
-/// The answer to a browser that asks whether a page of another origin may poll.
-pub(super) fn preflight() -> Response<Full<Bytes>> {
-    let mut response = plain(StatusCode::NO_CONTENT, "");
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
 }

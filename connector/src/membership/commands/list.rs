@@ -8,7 +8,7 @@ use proto::connector::v1::{ListAction, Listed, SessionDetails, SessionName};
 use proto::time::timestamp;
 use std::ops::Bound;
 use std::sync::Arc;
-use wire::Protocol;
+use wire::WireFormat;
 
 /// The most sessions in one answer.
 const MOST: usize = 1_000;
@@ -141,8 +141,8 @@ impl<'a> Found<'a> {
 
 fn details(registration: &Registration) -> SessionDetails {
     let connection = registration.connection.upgrade();
-    let protocol = connection.as_ref().map(|it| it.format().protocol());
-    let protocol = protocol.map_or("", Protocol::name);
+    let protocol = connection.as_ref().map(|it| it.format());
+    let protocol = protocol.map_or("", WireFormat::name);
     let address = connection.and_then(|it| it.peer());
     let channels = registration.channels();
     SessionDetails {
