@@ -66,7 +66,7 @@ pub(super) async fn it_joins_sends_and_is_given_each_message_once_in_order(libra
         .until("ben", "leave", |it| it["userId"] == "ann")
         .await;
     let refused = driver.ask("ann", "send", say("from outside")).await;
-    assert_eq!(refused.unwrap_err()["reason"], "NOT_JOINED");
+    assert_eq!(refused.expect_err("a refusal")["reason"], "NOT_JOINED");
 }
 
 pub(super) async fn what_is_sent_while_away_is_stored_once_and_in_order_when_it_is_back(
@@ -234,10 +234,16 @@ pub(super) async fn a_refusal_that_is_final_is_told_and_not_repeated(library: Li
         )
         .await;
     let unknown = json!({"channel": "a\nb"});
-    let refused = driver.ask("ben", "join", unknown).await.unwrap_err();
+    let refused = driver
+        .ask("ben", "join", unknown)
+        .await
+        .expect_err("a refusal");
     assert_eq!(refused["reason"], "INVALID_PARAMETER", "{refused}");
     let request = json!({"route": "no.such.route", "body": {}});
-    let refused = driver.ask("ben", "request", request).await.unwrap_err();
+    let refused = driver
+        .ask("ben", "request", request)
+        .await
+        .expect_err("a refusal");
     assert_eq!(refused["reason"], "UNKNOWN_ROUTE", "{refused}");
 }
 
@@ -247,14 +253,14 @@ pub(super) async fn a_message_that_is_too_large_fails_and_the_others_go_on(libra
     driver.member("ann", ROOM, at(&relay)).await;
     let large = driver.tell("ann", "send", say(&"x".repeat(200_000)));
     let small = driver.tell("ann", "send", say("small"));
-    let refused = driver.answer(large, SOON).await.unwrap_err();
+    let refused = driver.answer(large, SOON).await.expect_err("a refusal");
     assert_eq!(refused["reason"], "TOO_BIG", "{refused}");
     driver.answer(small, SOON).await.expect("it is stored");
     driver.until_heard("ann", "small").await;
 }
 
 pub(super) async fn a_drained_connector_is_left_without_a_loss_or_a_leave(library: Library) {
-    let mut system = Plan::of(2, 1).connector_flags(&GRACE).start().await;
+    let system = Plan::of(2, 1).connector_flags(&GRACE).start().await;
     let urls: Vec<String> = (system.connectors.iter())
         .map(|it| format!("ws://{}", it.address()))
         .collect();

@@ -185,11 +185,6 @@ impl Driver {
             .await;
     }
 
-    /// All that the process has written, for a failure that has to be understood.
-    pub(super) fn lines(&self) -> Vec<String> {
-        self.process.lines()
-    }
-
     pub(super) fn process(&mut self) -> &mut Process {
         &mut self.process
     }

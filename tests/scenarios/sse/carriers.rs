@@ -42,7 +42,7 @@ async fn says_and_hears(curl: &mut Process, arguments: &[&str], url: &str, sessi
         assert!(answer.contains(r#""code":0"#), "{answer}");
         let said = format!("said {number}");
         let data = curl.until_line(&said, |line| {
-            (line.starts_with("data: ") && line.contains(&said)).then(|| line.len())
+            (line.starts_with("data: ") && line.contains(&said)).then_some(line.len())
         });
         assert!(data.await > length);
     }
