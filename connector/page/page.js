@@ -1,249 +1,251 @@
-// What people see of the client. Everything that comes from others is put into the page as text, never as markup.
+// The page: who is logged in, which channels are open, and which one is shown. What connects and repeats is the client library,
+// client.js.
 
-import { Client, remembered } from './client.js';
+import * as banner from './banner.js';
+import { connect } from './client.js';
+import { aloud } from './aloud.js';
+import { compose } from './composer.js';
+import { at, avatar, many, nameOf } from './dom.js';
+import { askWho, busy, whenAsked } from './login.js';
+import { Room } from './room.js';
+import { remember, remembered, storage } from './session.js';
+import { showChannels, showPeople, showTyping } from './side.js';
+import { inWords } from './words.js';
 
-const at = (id) => document.getElementById(id);
-const element = (name, className, ...children) => {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
+/** What changes within this time is shown together. */
+const TOGETHER_MS = 30;
+
+let chat;
+let session;
+let rooms = new Map(); // the name of a channel → its room
+let shown;
+let wasAway = false;
+/** The rooms that have not caught up yet, and what was found so far. */
+let catching;
+/** What could not be sent: who has written it, and the texts by channel. */
+let unsent = { texts: new Map() };
+
+const composer = compose(() => shown);
+
+/** Shows what may have changed of the shown room and of the lists. */
+let drawing;
+function draw() {
+  clearTimeout(drawing);
+  drawing = undefined;
+  if (!session) return;
+  showChannels(rooms, shown, choose);
+  at('empty').hidden = !!shown;
+  at('log').hidden = at('leave').hidden = !shown;
+  at('say').hidden = !shown || !!shown.parted;
+  at('out').hidden = !shown?.parted;
+  at('here').textContent = shown?.name ?? 'Channels';
+  if (shown?.parted) at('out').firstElementChild.textContent = `You are not in this channel any more: ${inWords(shown.parted)}.`;
+  if (shown) showPeople(shown.people, session.user);
+  showTyping(shown?.typing ?? new Set());
+  const { unread = 0, isAway = false } = shown ?? {};
+  at('newest').hidden = !isAway;
+  at('newest').textContent = unread ? `↓ ${many(unread, 'new message')}` : '↓ Newest messages';
+}
+const drawSoon = () => (drawing ??= setTimeout(draw, TOGETHER_MS));
+
+const told = {
+  changed: drawSoon,
+
+  said(room, { userId, route, body }) {
+    if (room === shown) aloud(`${userId ?? route}: ${typeof body.content === 'string' ? body.content : route}`);
+  },
+
+  caught(room, { messages, loss }) {
+    if (!catching) {
+      if (loss) banner.back(0, [room.name]);
+      return;
+    }
+    catching.messages += messages;
+    if (loss) catching.gaps.push(room.name);
+    catching.rooms.delete(room);
+    if (catching.rooms.size) return;
+    banner.back(catching.messages, catching.gaps);
+    catching = undefined;
+  },
 };
 
-/** The words for people, by the reason that a program gets. */
-const words = {
-  ALREADY_JOINED: 'you are there already',
-  INVALID_PARAMETER: 'the name is too long, or has characters that are not allowed',
-  LEAVE_PENDING: 'others are told a little later',
-  LOGGED_OUT: 'you have logged out',
-  LOST: 'the connection was lost',
-  MISSING_PARAMETER: 'the name is empty',
-  NO_ANSWER: 'the server does not answer',
-  NOT_JOINED: 'you are not in this channel',
-  OFFLINE: 'there is no network',
-  RATE_LIMITED: 'that was too much at once',
-  STORE_FULL: 'the server has no room',
-  TOO_BIG: 'the message is too long',
-  TOO_MANY_CHANNELS: 'you are in too many channels; leave one first',
-  TRY_LATER: 'the server is busy',
-  UNAVAILABLE: 'the server has a problem',
-  UNKNOWN_OUTCOME: 'the server has a problem',
-  USER_LOGGED_IN: 'somebody is logged in under this name. Close the other window, or try again in a minute',
-  'connector restarted': 'the server was restarted',
-  attack: 'the server took this for an attack',
-  idle: 'you were not logged in in time',
-  displaced: 'another connection took your place',
-  kick: 'you have logged in elsewhere',
-  malformed: 'the server did not understand this page',
-  replaced: 'you have gone on in another window',
-  shutdown: 'the server is being restarted',
-  slow: 'the connection was too slow',
-};
-const inWords = ({ reason, message }) => words[reason] ?? message ?? reason ?? 'the server has a problem';
+function choose(room, keepsFocus = false) {
+  if (shown) shown.draft = composer.draft;
+  shown?.hide();
+  shown = room;
+  at('log').replaceChildren();
+  draw();
+  room?.show();
+  composer.show(room?.draft ?? '');
+  if (at('side').matches(':popover-open')) at('side').hidePopover();
+  if (!keepsFocus && room) composer.focus();
+  else if (!room) at('further').focus();
+  store();
+}
 
-let client;
-let shown; // the channel on display
-const rooms = new Map(); // channel → { log, members, unread }
+/** What a reload shall bring back. */
+function store() {
+  if (!session) return;
+  session.channels = [...rooms.keys()];
+  session.shown = shown?.name;
+  remember(session);
+}
+
+/** Opens a channel, and says why if that is refused. */
+async function open(name) {
+  const room = new Room(chat.channel(name), session.user, at('log'), told);
+  rooms.set(name, room);
+  room.keepUnsent(unsent.texts.get(name) ?? []);
+  unsent.texts.delete(name);
+  draw();
+  try {
+    await room.enter();
+  } catch (why) {
+    // It was closed or left, and that was told.
+    if (rooms.get(name) !== room || why.reason === 'CLOSED') return;
+    remove(room);
+    at('unjoined').textContent = `${name} could not be joined: ${inWords(why)}.`;
+  }
+  store();
+}
+
+function remove(room) {
+  room.end();
+  rooms.delete(room.name);
+  catching?.rooms.delete(room);
+  if (room === shown) {
+    shown = undefined;
+    choose(rooms.values().next().value);
+  }
+  draw();
+  store();
+}
+
+/** Begins a session: a new one, or one from before a reload. */
+function begin(wanted) {
+  end();
+  session = wanted;
+  if (unsent.user !== session.user) unsent = { texts: new Map() };
+  const { user, token } = session;
+  busy(true);
+  chat = connect(location.origin, { user, storage, token: token && (() => token) });
+  const mine = chat;
+  chat.on('state', (event) => mine === chat && states[event.state](event));
+}
+
+/** Ends the session on this side. What was not sent stays, for the next session of the same user. */
+function end() {
+  if (session) unsent = { user: session.user, texts: new Map() };
+  for (const room of rooms.values()) {
+    unsent.texts.set(room.name, room.takeUnsent());
+    room.end();
+  }
+  const before = chat;
+  chat = session = shown = catching = undefined;
+  wasAway = false;
+  rooms = new Map();
+  banner.quiet();
+  showChannels(rooms);
+  before?.close();
+}
+
+/** The first login: the page becomes a chat. */
+function enter() {
+  at('welcome').hidden = true;
+  at('chat').hidden = false;
+  at('self').replaceChildren(avatar(session.user), nameOf(session.user));
+  at('unjoined').textContent = '';
+  const { channels, shown: first } = session;
+  channels.forEach(open);
+  choose(rooms.get(first) ?? rooms.values().next().value);
+}
+
+function status(state, ...text) {
+  at('status').dataset.state = state;
+  at('status').replaceChildren(...text);
+}
 
 const states = {
-  connecting: () => 'Connecting…',
-  online: () => `Online as ${client.user}`,
-  away: (why) => `Reconnecting: ${inWords(why)}`,
-  over: (why) => `Logged out: ${inWords(why)}`,
-};
+  connecting: () => status('away', 'Connecting…'),
 
-const on = {
-  state(name, why) {
-    at('status').textContent = states[name](why);
-    at('status').dataset.state = name;
-    if (name === 'over') {
-      at('refused').textContent = `Not logged in: ${inWords(why)}.`;
-      at('chat').hidden = true;
-      at('login').hidden = false;
-      at('login').elements.user.focus();
-    }
+  online() {
+    status('online', 'Online as ', nameOf(session.user));
+    if (at('chat').hidden) return enter();
+    if (!wasAway) return;
+    wasAway = false;
+    const waiting = new Set([...rooms.values()].filter((room) => room.isIn && !room.parted));
+    if (!waiting.size) return banner.back(0, []);
+    catching = { rooms: waiting, messages: 0, gaps: [] };
   },
 
-  async joined(channel, position) {
-    const room = { log: document.createDocumentFragment(), lines: [], members: new Set(), unread: 0 };
-    rooms.set(channel, room);
-    at('login').hidden = true;
-    at('chat').hidden = false;
-    show(channel);
-    await Promise.allSettled([readMembers(channel, room), readHistory(channel, room, position)]);
+  away(event) {
+    wasAway = true;
+    status('away', 'Reconnecting…');
+    banner.away(event);
+    if (at('chat').hidden) at('refused').textContent = `Not logged in yet: ${inWords(event)}. Trying again…`;
   },
 
-  parted(channel, why) {
-    add(channel, element('li', 'note gap', `You are not in this channel any more: ${inWords(why)}.`));
-  },
-
-  push(channel, { route, body, time }) {
-    const room = rooms.get(channel);
-    if (route === 'onJoin') room.members.add(String(body.userId));
-    if (route === 'onLeave') room.members.delete(String(body.userId));
-    add(channel, line(route, body, time));
-    if (channel === shown) showMembers();
-    else if (route === 'onMessage' && ++room.unread) showChannels();
-  },
-
-  gap(channel, reason) {
-    const texts = {
-      diverged: 'The server has lost the last messages above.',
-      trimmed: 'Some messages are missing here: they are no longer kept.',
-      unknown: 'The channel has begun anew here.',
-    };
-    add(channel, element('li', 'note gap', texts[reason] ?? reason));
-    // The missing messages may be joins and leaves.
-    const room = rooms.get(channel);
-    room?.members.clear();
-    if (room) readMembers(channel, room).catch(() => {});
-  },
-
-  sent(key) {
-    pending.get(key)?.remove();
-    pending.delete(key);
-  },
-
-  refused(key, why) {
-    const item = pending.get(key);
-    item?.classList.replace('pending', 'failed');
-    item?.append(` (not sent: ${inWords(why)})`);
-    pending.delete(key);
+  closed(event) {
+    const before = session;
+    end();
+    remember(undefined);
+    const why = `Not logged in: ${inWords(event)}.`;
+    askWho({ why, before, wantsToken: /^(NO_)?token/i.test(event.reason) });
   },
 };
 
-const pending = new Map(); // key → the line of a message that is not confirmed yet
+whenAsked(begin);
 
-async function readMembers(channel, room) {
-  let pageToken = '';
-  do {
-    const page = await client.ask('chat.handler.members', { channel, pageToken });
-    if (page.code !== 0) return;
-    for (const { userId } of page.members) room.members.add(userId);
-    pageToken = page.nextPageToken;
-  } while (pageToken);
-  if (channel === shown) showMembers();
-}
-
-/** Shows what was said before we joined. */
-async function readHistory(channel, room, { epoch, offset }) {
-  const from = { epoch, offset: offset + 1 };
-  const page = await client.ask('chat.handler.history', { channel, newestFirst: true, from });
-  if (page.code !== 0) return;
-  const older = page.publications.reverse().map(({ route, body, time }) => line(route, body, time));
-  room.lines.unshift(...older);
-  if (channel === shown) {
-    at('log').prepend(...older);
-    scroll();
-  }
-}
-
-function line(route, body, time) {
-  const when = element('time', '', new Date(time).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }));
-  when.dateTime = new Date(time).toISOString();
-  if (route === 'onJoin') return element('li', 'note', `${body.userId} joined`, when);
-  if (route === 'onLeave') return element('li', 'note', `${body.userId} left`, when);
-  const text = typeof body.content === 'string' ? body.content : JSON.stringify(body);
-  const own = String(body.userId) === client.user ? ' own' : '';
-  return element('li', `message${own}`, element('span', 'who', String(body.userId ?? route)), text, when);
-}
-
-function add(channel, item) {
-  rooms.get(channel)?.lines.push(item);
-  if (channel === shown) {
-    const { scrollTop, scrollHeight, clientHeight } = at('log');
-    const following = scrollHeight - scrollTop - clientHeight < 80;
-    // Messages that are not confirmed stay last.
-    const first = [...pending.values()].find((it) => it.isConnected);
-    at('log').insertBefore(item, first ?? null);
-    if (following) scroll();
-  }
-}
-
-const scroll = () => at('log').scrollTo(0, at('log').scrollHeight);
-
-function show(channel) {
-  shown = channel;
-  const room = rooms.get(channel);
-  room.unread = 0;
-  at('here').textContent = channel;
-  at('log').replaceChildren(...room.lines);
-  scroll();
-  showMembers();
-  showChannels();
-}
-
-function showMembers() {
-  const members = [...rooms.get(shown).members].sort();
-  at('count').textContent = members.length;
-  at('members').replaceChildren(...members.map((member) => element('li', '', member)));
-}
-
-function showChannels() {
-  const items = [...rooms].map(([channel, { unread }]) => {
-    const button = element('button', '', element('span', '', channel));
-    if (unread) button.append(element('span', 'unread', `${unread} new`));
-    button.type = 'button';
-    button.setAttribute('aria-current', channel === shown);
-    button.onclick = () => {
-      show(channel);
-      at('here').focus();
-    };
-    return element('li', '', button);
-  });
-  at('channels').replaceChildren(...items);
-  at('leave').hidden = rooms.size < 2;
-}
-
-at('login').onsubmit = (event) => {
-  event.preventDefault();
-  const { user, channel } = event.target.elements;
-  at('refused').textContent = '';
-  rooms.clear();
-  const url = new URL('/ws', location.href);
-  url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
-  client = new Client(url, user.value, channel.value, on);
-  client.connect();
-};
-
-at('join').onsubmit = async (event) => {
+at('join').onsubmit = (event) => {
   event.preventDefault();
   const { channel } = event.target.elements;
-  at('unjoined').textContent = '';
-  if (rooms.has(channel.value)) {
-    show(channel.value);
-  } else {
-    const reply = await client.join(channel.value).catch(({ message }) => ({ message }));
-    if (reply.code !== 0) return (at('unjoined').textContent = `Not joined: ${inWords(reply)}`);
-  }
+  const name = channel.value.trim();
+  at('unjoined').textContent = name ? '' : 'Enter the name of a channel.';
+  if (!name) return channel.focus();
   channel.value = '';
+  if (!rooms.has(name)) open(name);
+  choose(rooms.get(name));
 };
 
-at('leave').onclick = async () => {
-  const channel = shown;
-  rooms.delete(channel);
-  show(rooms.keys().next().value);
-  await client.leave(channel).catch(() => {});
+at('leave').onclick = () => {
+  const { channel } = shown;
+  remove(shown);
+  channel.leave().catch(() => {});
 };
 
-at('say').onsubmit = (event) => {
-  event.preventDefault();
-  const { content } = event.target.elements;
-  const key = client.say(shown, { type: 1, content: content.value });
-  pending.set(key, element('li', 'message own pending', content.value));
-  at('log').append(pending.get(key));
-  content.value = '';
-  scroll();
+at('rejoin').onclick = () => {
+  const { name } = shown;
+  unsent.texts.set(name, shown.takeUnsent());
+  shown.end();
+  shown = undefined;
+  open(name);
+  choose(rooms.get(name));
 };
 
-// After a reload the form shows the user from before, who gets the same place again.
+at('logout').onclick = () => {
+  const before = session;
+  end();
+  remember(undefined);
+  unsent = { texts: new Map() };
+  askWho({ before });
+};
+
+at('newest').onclick = () => {
+  shown.toEnd();
+  composer.focus();
+};
+
+at('log').onscroll = () => shown?.scrolled();
+new ResizeObserver(() => shown?.resized()).observe(at('log'));
+document.onvisibilitychange = () => !document.hidden && shown?.scrolled();
+
+onbeforeunload = (event) => {
+  if ([...rooms.values()].some(({ isBusy }) => isBusy)) event.preventDefault();
+};
+
 const before = remembered();
 if (before) {
-  const { user, channel } = at('login').elements;
-  user.value = before.user;
-  channel.value = before.home;
-  user.select();
+  at('login').hidden = true;
+  at('opening').hidden = false;
+  begin(before);
 }
-
-// On a phone the list of members is closed at first.
-if (matchMedia('(max-width: 48rem)').matches) at('present').open = false;
