@@ -54,7 +54,7 @@ export function showPeople({ here, gone }, me) {
   const names = [...here.keys()].sort((one, other) => (other === me) - (one === me) || one.localeCompare(other));
   const people = names.slice(0, MOST_PEOPLE).map((name) => person(name, me));
   if (names.length > people.length) people.push(element('li', 'dim', `and ${many(names.length - people.length, 'more', 'more')}`));
-  at('count').textContent = names.length || '';
+  at('count').textContent = at('present').textContent = names.length || '';
   at('members').replaceChildren(...people);
   at('before').hidden = !gone.size;
   at('gone').replaceChildren(...[...gone].reverse().map(([name, time]) => person(name, me, timeOf(time))));
