@@ -15,6 +15,7 @@ mod channel_rules;
 mod channels;
 mod chats_in_turn;
 mod cited_files;
+mod client_libraries;
 mod clocks;
 mod coming_back;
 mod command_line;

@@ -117,7 +117,7 @@ impl Drop for KeyServer {
 }
 
 /// A configuration file of standalone.
-struct AccessFile {
+pub(crate) struct AccessFile {
     _directory: TempDir,
     path: PathBuf,
 }
@@ -133,7 +133,7 @@ impl AccessFile {
         }
     }
 
-    fn issuer(algorithms: &str, keys: &str) -> Self {
+    pub(crate) fn issuer(algorithms: &str, keys: &str) -> Self {
         Self::issuer_in("connector.auth.issuer", algorithms, keys)
     }
 
@@ -145,7 +145,7 @@ impl AccessFile {
         ))
     }
 
-    async fn standalone(&self, flags: &[&str]) -> Standalone {
+    pub(crate) async fn standalone(&self, flags: &[&str]) -> Standalone {
         let file = self.path.to_str().expect("a path");
         let flags = [flags, &["--config", file]].concat();
         Standalone::with(&flags).await

@@ -32,6 +32,17 @@ test('a chat needs somebody who logs in, and a WebSocket', () => {
   if (!globalThis.WebSocket) assert.throws(() => connect('ws://server', { user: 'ann' }), /package "ws"/);
 });
 
+test('an option that is undefined was not given', async (t) => {
+  const world = new World(t);
+  const chat = await world.online({ token: undefined, storage: undefined, queueBytes: undefined, pingMs: undefined });
+  void chat.channel('room').send({});
+  await world.socket.answer(PUBLISH);
+  await world.pass(9_999);
+  assert.equal(world.socket.of(PING).length, 0);
+  await world.pass(1);
+  assert.equal(world.socket.of(PING).length, 1);
+});
+
 test('it connects at once, logs in, and tells each state', async (t) => {
   const world = new World(t);
   const chat = await world.connect({ user: 7 });

@@ -44,7 +44,7 @@ function fileStorage(file) {
   };
 }
 
-/** A chat, and the channels whose events are told or counted. */
+/** A chat, and what has come in its channels. With `quiet`, that is not printed event by event. */
 class Client {
   #name;
   #quiet;
@@ -83,11 +83,9 @@ class Client {
 
   #watch(channel) {
     const seen = this.#seen.get(channel.name);
-    if (this.#quiet) {
-      channel.on('message', ({ epoch, offset, userId, body }) => seen.push([epoch, offset, userId, body.content]));
-      channel.on('lost', ({ reason }) => seen.push(['lost', reason]));
-      return;
-    }
+    channel.on('message', ({ epoch, offset, userId, body }) => seen.push([epoch, offset, userId, body.content]));
+    channel.on('lost', ({ reason }) => seen.push(['lost', reason]));
+    if (this.#quiet) return;
     for (const name of ['message', 'join', 'leave', 'ephemeral', 'typing', 'joined', 'parted', 'lost', 'position']) {
       channel.on(name, (event) => this.#tell({ channel: channel.name, ...event, event: name, type: undefined }));
     }

@@ -39,6 +39,18 @@ test('a join goes on from a position that the app gives', async (t) => {
   assert.deepEqual(await joined, { position: at(9), recovered: true, replayed: 2 });
 });
 
+test('of two joins at once, the position of the first one counts', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  const channel = chat.channel('room');
+  const seen = watch(channel);
+  const both = [channel.join({ since: at(7) }), channel.join({ since: at(9) })];
+  await world.socket.answer(JOIN, { code: 0, position: at(9), recovered: true, replayed: 2 });
+  await Promise.all(both);
+  await world.socket.say(message(8), message(9));
+  assert.deepEqual([world.socket.of(JOIN).length, names(seen)], [1, ['joined', 'message', 'message']]);
+});
+
 test('after a reconnect, all channels are joined again in one go, each from the last push that came', async (t) => {
   const world = new World(t);
   const { chat } = await world.inside();
