@@ -161,7 +161,7 @@ function enter() {
 }
 
 function status(state, ...text) {
-  at('status').dataset.state = state;
+  at('chat').dataset.state = state;
   at('status').replaceChildren(...text);
 }
 

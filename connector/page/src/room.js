@@ -37,6 +37,8 @@ export class Room {
   #scrollTop = 0;
   /** The end of the log is in sight, so what is new is scrolled to. */
   #follows = true;
+  /** The end is about to be scrolled to. */
+  #scrolling;
   /** The newest entries are not there, because older ones have taken their place. */
   #isPast = false;
   /** The first entry that is new. */
@@ -130,6 +132,7 @@ export class Room {
 
   /** The log was scrolled, or the page is seen again. */
   scrolled() {
+    if (this.#scrolling) this.resized();
     const { scrollTop, scrollHeight, clientHeight } = this.#log;
     this.#scrollTop = scrollTop;
     this.#follows = scrollHeight - scrollTop - clientHeight < CLOSE_PX;
@@ -138,9 +141,11 @@ export class Room {
     if (scrollTop < clientHeight) this.loadOlder();
   }
 
-  /** The log has another size. */
+  /** The log has another size, or more in it. */
   resized() {
-    if (this.#follows) this.#log.scrollTop = this.#log.scrollHeight;
+    cancelAnimationFrame(this.#scrolling);
+    this.#scrolling = undefined;
+    if (this.#isShown && this.#follows) this.#log.scrollTop = this.#log.scrollHeight;
   }
 
   /** Goes to the newest message. */
