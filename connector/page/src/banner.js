@@ -32,13 +32,16 @@ export function away(event) {
   ticking = setInterval(tick, 1_000);
 }
 
+/** Something is missing in these channels. */
+export function missing(channels, start = 'Something') {
+  show('gap', `${start} is missing in ${channels.join(', ')}. The log says what.`);
+  timer = setTimeout(quiet, 3 * NEWS_MS);
+}
+
 /** `messages` is how many came meanwhile, `gaps` are the channels in which something is missing. */
 export function back(messages, gaps) {
-  if (gaps.length) {
-    show('gap', `You are back, but something is missing in ${gaps.join(', ')}. The log says what.`);
-  } else {
-    const news = messages ? `You missed nothing: ${many(messages, 'message')} came meanwhile.` : 'You missed nothing.';
-    show('back', `You are back. ${news}`);
-  }
-  timer = setTimeout(quiet, gaps.length ? 3 * NEWS_MS : NEWS_MS);
+  if (gaps.length) return missing(gaps, 'You are back, but something');
+  const news = messages ? `You missed nothing: ${many(messages, 'message')} came meanwhile.` : 'You missed nothing.';
+  show('back', `You are back. ${news}`);
+  timer = setTimeout(quiet, NEWS_MS);
 }

@@ -57,7 +57,7 @@ const told = {
 
   caught(room, { messages, loss }) {
     if (!catching) {
-      if (loss) banner.back(0, [room.name]);
+      if (loss) banner.missing([room.name]);
       return;
     }
     catching.messages += messages;
@@ -69,7 +69,7 @@ const told = {
   },
 };
 
-function choose(room, keepsFocus = false) {
+function choose(room) {
   if (shown) shown.draft = composer.draft;
   shown?.hide();
   shown = room;
@@ -78,8 +78,8 @@ function choose(room, keepsFocus = false) {
   room?.show();
   composer.show(room?.draft ?? '');
   if (at('side').matches(':popover-open')) at('side').hidePopover();
-  if (!keepsFocus && room) composer.focus();
-  else if (!room) at('further').focus();
+  if (room) composer.focus();
+  else (at('further').checkVisibility() ? at('further') : at('menu')).focus();
   store();
 }
 
@@ -182,7 +182,11 @@ const states = {
     wasAway = true;
     status('away', 'Reconnecting…');
     banner.away(event);
-    if (at('chat').hidden) at('refused').textContent = `Not logged in yet: ${inWords(event)}. Trying again…`;
+    if (!at('chat').hidden) return;
+    // After a reload: somebody may want to be somebody else meanwhile.
+    if (at('login').hidden) askWho({ before: session });
+    busy(true);
+    at('refused').textContent = `Not logged in yet: ${inWords(event)}. Trying again…`;
   },
 
   closed(event) {

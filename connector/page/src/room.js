@@ -233,22 +233,22 @@ export class Room {
   #lost(loss) {
     const lost = lostOf(loss, this.#entries);
     for (const { line } of lost) line.classList.add('gone');
+    let note;
     this.#change(() => {
       const { time } = this.#entries.at(-1) ?? {};
       for (const body of this.#outbox.takeStored()) {
         this.#append({ type: 'message', route: 'onMessage', userId: this.#me, body, time: time ?? Date.now() });
       }
-      this.#append({ type: 'note', text: lossInWords(loss, lost), time });
+      note = this.#append({ type: 'note', text: lossInWords(loss, lost), time });
     });
     if (this.#catching) this.#catching.loss = loss;
     else if (this.isIn) this.#told.caught(this, { messages: 0, loss });
     if (this.isIn) this.#readPeople();
-    if (loss.reason === 'gap') this.#fill(loss);
+    if (loss.reason === 'gap') this.#fill(loss, note);
   }
 
   /** The server has said nothing of this gap, so its log may still have what is missing. */
-  async #fill({ from, to }) {
-    const note = this.#entries.at(-1);
+  async #fill({ from, to }, note) {
     try {
       for await (const event of this.channel.history({ newestFirst: false, from })) {
         const place = this.#entries.indexOf(note);
@@ -256,7 +256,8 @@ export class Room {
         if (event.offset > to.offset) break;
         this.#change(() => this.#insert(place, [entryOf(event, this.#me)]));
       }
-      this.#change(() => this.#remove(this.#entries.indexOf(note), 1));
+      const place = this.#entries.indexOf(note);
+      if (place >= 0) this.#change(() => this.#remove(place, 1));
     } catch {
       // The note stays.
     }
@@ -301,10 +302,17 @@ export class Room {
   #change(change, isAbove = false) {
     if (!this.#isShown) return void change();
     const log = this.#log;
-    const { scrollHeight, scrollTop } = log;
-    change();
-    if (this.#follows) log.scrollTop = log.scrollHeight;
-    else if (isAbove) log.scrollTop = scrollTop + log.scrollHeight - scrollHeight;
+    if (this.#follows) {
+      change();
+      // Once for all that comes together: to measure a long log for each message would be slow.
+      this.#scrolling ??= requestAnimationFrame(() => this.resized());
+    } else if (isAbove) {
+      const { scrollHeight, scrollTop } = log;
+      change();
+      log.scrollTop = scrollTop + log.scrollHeight - scrollHeight;
+    } else {
+      change();
+    }
   }
 
   #append(event) {
