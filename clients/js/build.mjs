@@ -5,6 +5,7 @@ import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { bundle } from './bundle.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 process.chdir(here);
@@ -27,17 +28,7 @@ for (const [format, outfile] of [
   ['esm', 'dist/index.js'],
   ['cjs', 'dist/cjs/index.js'],
 ]) {
-  await build({
-    entryPoints: ['src/index.ts'],
-    bundle: true,
-    minify: true,
-    // What begins with an underscore is for the other files of the library alone.
-    mangleProps: /^_/,
-    target: 'es2022',
-    sourcemap: 'linked',
-    format,
-    outfile,
-  });
+  await build(bundle(format, outfile));
 }
 
 if (process.argv.includes('--pack')) {

@@ -67,7 +67,7 @@ describe('over TLS', function () {
       await page.keyboard.type('anna');
       await page.keyboard.press('Tab');
       await page.keyboard.press('Enter');
-      await page.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
+      await page.locator('#status').filter({ hasText: 'Online as anna' }).waitFor();
       await page.getByLabel('Message', { exact: true }).fill('over TLS');
       await page.keyboard.press('Enter');
       await page.locator('#log li').filter({ hasText: 'over TLS' }).waitFor();

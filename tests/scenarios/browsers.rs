@@ -1,5 +1,7 @@
 //! The connectors' own page and the original's browser library, in a real Chromium: `tests/clients/browser.test.js`.
 
+use crate::tokens::{AccessFile, in_node, issued};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,38 +10,51 @@ use testkit::redis::free_port;
 use testkit::system::{Plan, System};
 
 #[tokio::test]
-async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_network() {
+async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their_connection() {
     // The page of the original's library is served by somebody else.
     let site = free_port();
     let origin = format!("http://127.0.0.1:{site}").leak();
     let flags = ["--heartbeat", "2s", "--allowed-origins", origin];
+    let flags = [&flags[..], &["--message-limit", "16KiB"]].concat();
     let system = Plan::of(2, 2).connector_flags(&flags).start().await;
+    // One more server lets nobody in without a token.
+    let made = issued(in_node(), "ES256", "k", 3_600, &[json!({"sub": "tess"})]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("jwks.json");
+    std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
+    let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
+    let secure = file.standalone(&["--auth-mode", "jwt"]).await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = testkit::mocha("browser.test.js", &system.connectors);
     command
+        .env("CHAT", system.chats[0].address().to_string())
+        .env("SECURE", secure.address().to_string())
+        .env("TOKEN", &made.tokens[0])
         .env("CHROMIUM", chromium())
         .env("OUTPUT", &pictures)
         .env("SITE", site.to_string());
     let mut mocha = Process::spawn("mocha", &mut command);
-    let status = mocha.ended_within(Duration::from_secs(180)).await;
+    let status = mocha.ended_within(Duration::from_secs(400)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("12 passing"), "{output}");
-    for name in ["login", "chat", "phone", "away", "back", "channels"] {
+    assert!(output.contains("27 passing"), "{output}");
+    for name in [
+        "login", "chat", "dark", "phone", "away", "back", "lost", "channels",
+    ] {
         let picture = pictures.join(format!("{name}.png"));
         assert!(picture.exists(), "no screenshot {}", picture.display());
     }
 }
 
-/// The page's client runs with an invented clock and server, so a test of minutes or of refusals takes no time.
-#[tokio::test]
-async fn the_pages_client_waits_and_gives_up_as_documented_and_survives_a_reload() {
-    let mut command = testkit::mocha("client.test.js", &[]);
-    let mut mocha = Process::spawn("mocha", &mut command);
-    let status = mocha.ended_within(Duration::from_secs(60)).await;
-    let output = mocha.lines().join("\n");
-    assert!(status.success(), "{output}");
-    assert!(output.contains("5 passing"), "{output}");
+/// The scripts that connectors serve are committed, so that building a connector needs no Node.
+#[test]
+fn the_pages_scripts_are_what_is_built_and_all_that_is_served_stays_small() {
+    let mut node = Command::new("node");
+    node.args(["connector/page/build.mjs", "--check"])
+        .current_dir(testkit::workspace());
+    let output = node.output().expect("node is missing; install it");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
 }
 
 /// Where Chromium is.

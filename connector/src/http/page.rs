@@ -1,7 +1,7 @@
-//! The example page at `/`, whose files are in `connector/page`. It is for trying the system, and shows how to write a
-//! client.
+//! The page at `/`: a small chat, which shows what the system does and how the client library is used.
 //!
-//! The files are part of the program, and the page loads nothing from anywhere else.
+//! The files in `connector/page` are part of the program, and the page loads nothing from anywhere else. `page.js` and
+//! `client.js` are made by `connector/page/build.mjs` of the sources in `connector/page/src` and `clients/js`.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
