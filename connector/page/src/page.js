@@ -1,9 +1,9 @@
 // The page: who is logged in, which channels are open, and which one is shown. What connects and repeats is the client library,
 // client.js.
 
-import * as banner from './banner.js';
 import { connect } from '../client.js';
 import { aloud } from './aloud.js';
+import * as banner from './banner.js';
 import { compose } from './composer.js';
 import { at, avatar, many, nameOf } from './dom.js';
 import { askWho, busy, whenAsked } from './login.js';
