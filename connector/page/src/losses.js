@@ -21,7 +21,7 @@ export function lossInWords(loss, lost) {
     case 'trimmed':
       return `${entries} missing here: you were away for longer than the server keeps them.`;
     case 'unknown':
-      return 'The server has begun this channel anew. What was said while you were away is missing here.';
+      return 'The server has begun this channel anew. It keeps nothing of what is above, and something may be missing in between.';
     case 'skipped':
       return `${entries} left out here, because this channel gives only the newest to those who come back.`;
     default:

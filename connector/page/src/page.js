@@ -1,12 +1,13 @@
 // The page: who is logged in, which channels are open, and which one is shown. What connects and repeats is the client library,
 // client.js.
 
-import * as banner from './banner.js';
 import { connect } from '../client.js';
 import { aloud } from './aloud.js';
+import * as banner from './banner.js';
 import { compose } from './composer.js';
 import { at, avatar, many, nameOf } from './dom.js';
 import { askWho, busy, whenAsked } from './login.js';
+import { People } from './people.js';
 import { Room } from './room.js';
 import { remember, remembered, storage } from './session.js';
 import { showChannels, showPeople, showTyping } from './side.js';
@@ -25,6 +26,7 @@ let catching;
 /** What could not be sent: who has written it, and the texts by channel. */
 let unsent = { texts: new Map() };
 
+const nobody = new People();
 const composer = compose(() => shown);
 
 /** Shows what may have changed of the shown room and of the lists. */
@@ -40,7 +42,7 @@ function draw() {
   at('out').hidden = !shown?.parted;
   at('here').textContent = shown?.name ?? 'Channels';
   if (shown?.parted) at('out').firstElementChild.textContent = `You are not in this channel any more: ${inWords(shown.parted)}.`;
-  if (shown) showPeople(shown.people, session.user);
+  showPeople(shown?.people ?? nobody, session.user);
   showTyping(shown?.typing ?? new Set());
   const { unread = 0, isAway = false } = shown ?? {};
   at('newest').hidden = !isAway;

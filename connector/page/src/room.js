@@ -11,6 +11,8 @@ import { People } from './people.js';
 const MOST = 1_000;
 /** So many older entries are loaded at once. */
 const PAGE = 50;
+/** What was missed has come by then. */
+const CATCH_UP_MS = 5_000;
 /** Who is so close to the end follows it. */
 const CLOSE_PX = 60;
 
@@ -272,8 +274,10 @@ export class Room {
   /** After the first time, this is a return. */
   #joined({ position, recovered }) {
     if (!this.isIn) return;
-    this.#catching = { target: position, messages: 0 };
+    const catching = (this.#catching = { target: position, messages: 0 });
     this.#moved(this.#at);
+    // Where the log goes on in another epoch and nothing was missed, nothing comes that says so.
+    setTimeout(() => catching === this.#catching && this.#caught(), CATCH_UP_MS);
     if (!recovered) this.#readPeople();
     this.#told.changed(this);
   }
