@@ -126,9 +126,11 @@ async fn a_reader_is_a_member_and_gets_the_json_of_a_websocket() {
         .await;
     let event = stream.until("onMessage").await;
     assert_eq!(event.data["body"]["content"], "a\nb");
-    let pushes = watcher.until_pushes(2).await;
-    let same = |route: &str| pushes.iter().find(|it| it["route"] == route).cloned();
-    assert_eq!(Some(event.data), same("onMessage"));
+    let same = watcher.inbox().until(SOON, |it| {
+        let mut pushes = it.pushes.iter();
+        pushes.find(|it| it["route"] == "onMessage").cloned()
+    });
+    assert_eq!(Some(event.data), same.await);
     let joined = stream.until("onJoin").await;
     assert_eq!(joined.data["body"]["userId"], "reader");
 
