@@ -1,6 +1,7 @@
 import { Backoff } from './backoff.js';
 import { now } from './clock.js';
-import type { Connection, Reply } from './connection.js';
+import type { Connection } from './connection.js';
+import type { Reply } from './message.js';
 
 /** A message is not repeated when so much of the life of its key is over. The rest is for clocks and for the way. */
 const SAFE_PART = 0.9;

@@ -1,7 +1,8 @@
 import { Call } from './call.js';
-import type { Connection, Reply } from './connection.js';
+import type { Connection } from './connection.js';
 import { ChatError } from './errors.js';
 import type { Host } from './host.js';
+import type { Reply } from './message.js';
 
 /** Calls about one channel that were not answered for good, and what to do if one fails. */
 export class Calls {

@@ -1,9 +1,10 @@
 import { Call } from './call.js';
 import { Calls } from './calls.js';
-import { request, type Connection, type Push, type Reply } from './connection.js';
+import { request, type Connection } from './connection.js';
 import { Emitter } from './emitter.js';
 import { ChatError, failure } from './errors.js';
 import type { Host } from './host.js';
+import type { Push, Reply } from './message.js';
 import { Reader } from './reader.js';
 import { Typing } from './typing.js';
 import type {

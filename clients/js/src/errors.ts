@@ -1,4 +1,4 @@
-import type { Reply } from './connection.js';
+import type { Reply } from './message.js';
 
 /**
  * Why something failed. Decide by `reason`, which never changes its meaning. `message` is for people who write programs.
