@@ -3,7 +3,7 @@ type Report = (error: unknown) => void;
 /** Not every platform has both, or one of them. */
 const platform: { reportError?: Report; console?: { error: Report } } = globalThis;
 
-/** Tells of an error that nobody has caught, so that it is seen in the console or by whoever watches for errors. */
+/** Tells of an error that nobody has caught, so that it is seen in the console, or by the app's own handler of errors. */
 const report: Report = (error) => (platform.reportError ?? platform.console?.error)?.(error);
 
 /** Something that has events. */

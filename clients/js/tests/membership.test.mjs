@@ -221,7 +221,7 @@ test('a leave is done when the server says that we are out, or when the connecti
   await channel.leave();
 });
 
-test('whoever joins while a leave is under way is a member afterwards', async (t) => {
+test('a join during a leave makes the session a member afterwards', async (t) => {
   const world = new World(t);
   const { chat } = await world.inside();
   const channel = chat.channel('room');
@@ -298,7 +298,7 @@ test('what is asked of a channel fails with the reason of the server, and when t
   assert.equal(await reasonOf(chat.channel('room').members()), 'CLOSED');
 });
 
-test('whoever is removed may still ask, and the server says why not', async (t) => {
+test('a session that was removed may still ask, and the server says why not', async (t) => {
   const world = new World(t);
   const { chat } = await world.inside();
   await world.reconnect();

@@ -172,7 +172,7 @@ test('close forgets the session, and leave the position', async (t) => {
   assert.equal(kept(storage), null);
 });
 
-test('an end by the server keeps positions for whoever logs in again', async (t) => {
+test('an end by the server keeps the positions for the next login', async (t) => {
   const world = new World(t);
   const storage = new Storage();
   await world.inside({ storage });

@@ -43,7 +43,7 @@ export function askWho({ why = '', wantsToken = false, before } = {}) {
   if (!wantsToken) user.select();
 }
 
-/** Calls `logIn` with whoever wants in. */
+/** Calls `logIn` with the name, or the token, of the person who wants to log in. */
 export function whenAsked(logIn) {
   // A token may come with the address: after the #, which browsers do not send.
   const given = new URLSearchParams(location.hash.slice(1)).get('token');

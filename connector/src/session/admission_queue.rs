@@ -6,7 +6,7 @@
 //!
 //! A request that would not be served in time is refused, and its client is told when to come again. These times are
 //! spread over as long as it takes to serve everybody, as measured lately. When a crowd comes at once, the first requests are
-//! served slowly, so what was told on their account is corrected as soon as others are faster.
+//! served slowly, and clients get long times. As soon as others are served faster, clients get shorter ones.
 
 use crate::chat_client::CALL;
 use crate::metering::PUT_OFF;
@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_millis(900);
 const FIRST_GUESS: Duration = Duration::from_millis(20);
 /// No client is told to come again earlier than this …
 const SOONEST: Duration = Duration::from_millis(500);
-/// … or later than this. Whoever lost its connection has a place for as long as the grace of the operator lasts, and loses it
-/// if it is told to stay away for longer. Asking again costs little.
+/// … or later than this. A client that has lost its connection keeps its place while the grace of the operator lasts. It would lose the
+/// place if it had to stay away for longer. To ask again costs little.
 const LATEST: Duration = Duration::from_secs(8);
 
 /// One queue for each pair of shards that is needed to serve a request. If a shard is away, only the requests that need
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_slow_requests_made_clients_wait_is_corrected_when_others_are_faster() {
+    async fn after_slow_requests_clients_wait_for_a_shorter_time_as_soon_as_others_are_faster() {
         let queue = AdmissionQueue::new();
         let serve = async |took| {
             let turn = queue.turn(Instant::now() + CALL).await.ok().unwrap();
@@ -182,7 +182,7 @@ mod tests {
         for _ in 0..40 {
             serve(Duration::from_millis(5)).await;
         }
-        // There are no more clients ahead than fill the latest time at the slow pace. Now they are served within a moment.
+        // At the slow pace, the clients ahead filled the time up to the latest. At the present pace, they are served within a moment.
         let pause = queue.come_again();
         assert!(pause < SOONEST + Duration::from_millis(300), "{pause:?}");
     }

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_for_a_reply_is_told_when_there_will_be_none() {
+    async fn a_post_that_waits_for_a_reply_learns_when_there_will_be_none() {
         let outlet = outlet(&QueueLimits::new(1 << 20, 1 << 20));
         let (mut one, mut two) = (outlet.ask(), outlet.ask());
         outlet.answer(two.id, b"{}");

@@ -116,7 +116,7 @@ impl Outlet {
         }
     }
 
-    /// Gives a reply to whoever asked, if that is not the stream. False: it is.
+    /// Gives a reply to the post that asked. False: there are no posts, and the reply goes out like everything else.
     pub(crate) fn answer(&self, id: u64, body: &[u8]) -> bool {
         let Kind::Events(events) = &self.0 else {
             return false;

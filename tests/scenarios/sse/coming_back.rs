@@ -189,7 +189,7 @@ async fn channels_that_were_joined_and_left_by_posts_are_in_the_id() {
     assert_eq!(members, []);
 }
 
-/// Where nobody is told of joins, a reader gets nothing that would say where it is. Its id says so all the same.
+/// Where joins are not announced, no event tells a new reader where it is. Its id does so all the same.
 #[tokio::test]
 async fn a_reader_that_was_told_nothing_yet_comes_back_where_it_began() {
     let _permit = Permit::shared().await;
@@ -235,7 +235,7 @@ async fn the_id_may_stand_in_the_url() {
     until_contents(&stream, &numbers(0..2)).await;
 }
 
-/// Whoever is told that something is lost can reload.
+/// A client that learns that something is lost can reload.
 #[tokio::test]
 async fn a_position_of_another_system_is_told_as_unknown() {
     let system = Plan::of(1, 1).start().await;

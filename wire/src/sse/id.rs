@@ -39,7 +39,7 @@ pub struct EventId {
 }
 
 impl EventId {
-    /// Reads an id. `None`: it is none of ours.
+    /// Reads an id. `None`: no stream of ours has such ids.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > LIMIT {

@@ -263,7 +263,7 @@ class Connection:
         return self.end
 
     def drop(self) -> None:
-        """Ends the connection from our side. The socket is left to whoever closes it."""
+        """Ends the connection from our side. The caller closes the socket."""
         self._finish(LOST, "The connection was given up.", 1006)
         self._tasks[0].cancel()
 

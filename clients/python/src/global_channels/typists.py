@@ -15,7 +15,7 @@ MOST_TYPISTS = 1_000  # Nobody can read more names, and the memory is bounded.
 class Typists:
     """Tells when a user begins and ends to type.
 
-    Whoever types says so every three seconds. A user ends by saying so, by sending a message, or by saying nothing for
+    A user who types says so every three seconds. A user ends by saying so, by sending a message, or by saying nothing for
     six seconds, because what says it may be lost.
     """
 

@@ -29,7 +29,7 @@ pub(super) struct Opening {
     has_begun: bool,
 }
 
-/// What a session is told of its channels.
+/// What the first events of a stream tell about the session.
 #[derive(Default)]
 struct Told {
     channels: Vec<Value>,
