@@ -228,6 +228,18 @@ class Scene:
         await self.reopened()
         await self.log_in()
 
+    async def away(self, seconds: float) -> None:
+        """No socket can be opened for so long. Then the chat is logged in again."""
+
+        def fail(_: str) -> None:
+            raise OSError("away")
+
+        self.on_open = fail
+        await self.loop.advance(seconds)
+        self.on_open = lambda _: None
+        await self.reopened()
+        await self.log_in()
+
     async def reopened(self) -> None:
         """Waits until the library has opened another socket."""
         opened = len(self.sockets)

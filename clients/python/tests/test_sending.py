@@ -145,11 +145,7 @@ async def test_a_message_whose_key_may_be_forgotten_is_not_repeated(scene: Scene
     sent = [channel.send({"content": number}) for number in (1, 2)]
     await scene.loop.settle()
     await scene.socket.end()
-    scene.on_open = lambda _: _raise(OSError("away"))
-    await scene.loop.advance(269)
-    scene.on_open = lambda _: None
-    await scene.reopened()
-    await scene.log_in()
+    await scene.away(269)
     await scene.let_in()
     assert contents(scene) == [2]
     assert await failure(sent[0]) == "UNKNOWN"
@@ -209,11 +205,7 @@ async def test_a_young_message_is_repeated(scene: Scene) -> None:
     sent = channel.send({"content": 1})
     await scene.loop.settle()
     await scene.socket.end()
-    scene.on_open = lambda _: _raise(OSError("away"))
-    await scene.loop.advance(260)
-    scene.on_open = lambda _: None
-    await scene.reopened()
-    await scene.log_in()
+    await scene.away(260)
     await scene.let_in()
     await scene.socket.answer(PUBLISH)
     await sent
@@ -224,11 +216,7 @@ async def test_a_message_that_was_never_sent_may_wait_for_ever(scene: Scene) -> 
     channel = await scene.joined(chat)
     await scene.socket.end()
     sent = channel.send({"content": 1})
-    scene.on_open = lambda _: _raise(OSError("away"))
-    await scene.loop.advance(1000)
-    scene.on_open = lambda _: None
-    await scene.reopened()
-    await scene.log_in()
+    await scene.away(1000)
     await scene.let_in()
     await scene.socket.answer(PUBLISH)
     await sent
@@ -370,7 +358,3 @@ async def test_an_ephemeral_message_is_not_queued_behind_a_network_that_is_stuck
     await scene.loop.settle()
     assert not channel.ephemeral({"x": 1})
     scene.socket.is_stuck = False
-
-
-def _raise(error: Exception) -> None:
-    raise error

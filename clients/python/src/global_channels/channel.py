@@ -32,6 +32,8 @@ from .storage import Memory
 from .streams import Stream, Streams
 from .typists import OwnTyping, Typists
 
+EVENTS = ("message", "join", "leave", "lost", "ephemeral", "typing", "joined", "parted", "position")
+
 REMOVED = "REMOVED"
 DELETED = "DELETED"
 
@@ -72,7 +74,7 @@ class Channel:
         self._line = owner._line
         self._memory = owner._memory
         self._follower = Follower()
-        self._listeners = Listeners(("lost", Lost("overflow", None, None)))
+        self._listeners = Listeners("channel", EVENTS, overflow=("lost", Lost("overflow", None, None)))
         self._streams = Streams()
         self._membership = Membership(name, owner._line, self, owner._backoff())
         self._outbox = Outbox(
@@ -214,8 +216,6 @@ class Channel:
         A plain function is called at once. What an async one returns is awaited, one after the other. A listener that
         fails is reported to the loop's exception handler.
         """
-        if event not in EVENTS:
-            raise ValueError(f"A channel has no event {event!r}. It has: {', '.join(EVENTS)}.")
         off = self._listeners.on(event, listener)
         self._hold()
 
@@ -388,6 +388,3 @@ class Channel:
 def _time(push: Mapping[str, Any]) -> int:
     time = push.get("time")
     return time if isinstance(time, int) else 0
-
-
-EVENTS = ("message", "join", "leave", "lost", "ephemeral", "typing", "joined", "parted", "position")

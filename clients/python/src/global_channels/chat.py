@@ -82,7 +82,7 @@ class Chat:
         """Is made by `connect`."""
         self._options = options
         self._state = State("connecting")
-        self._listeners = Listeners()
+        self._listeners = Listeners("chat", EVENTS)
         self._online: Waiters[None] = Waiters()
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._needed: set[Channel] = set()
@@ -174,8 +174,6 @@ class Chat:
         A plain function is called at once. What an async one returns is awaited, one after the other. A listener that
         fails is reported to the loop's exception handler.
         """
-        if event not in EVENTS:
-            raise ValueError(f"A chat has no event {event!r}. It has: {', '.join(EVENTS)}.")
         return self._listeners.on(event, listener)
 
     # What channels do

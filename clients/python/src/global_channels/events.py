@@ -55,10 +55,9 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
-    """A user's first session has joined. `info` is what the user's token or a back end tells everybody."""
+class _Presence:
+    """What joins and leaves have in common. `info` is what the user's token or a back end tells everybody about the user."""
 
-    type: ClassVar[Literal["join"]] = "join"
     user_id: UserId | None
     info: Any
     offset: int
@@ -67,15 +66,17 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Join(_Presence):
+    """A user's first session has joined."""
+
+    type: ClassVar[Literal["join"]] = "join"
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(_Presence):
     """A user's last session has left."""
 
     type: ClassVar[Literal["leave"]] = "leave"
-    user_id: UserId | None
-    info: Any
-    offset: int
-    epoch: str
-    time: int
 
 
 @dataclass(frozen=True, slots=True)

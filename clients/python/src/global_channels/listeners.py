@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,13 @@ class Listeners:
     If more than 10,000 calls wait, the oldest are dropped. Then `overflow` is told in their place, if there is one.
     """
 
-    def __init__(self, overflow: tuple[str, object] | None = None) -> None:
-        """`overflow` is the name and the event that is told after calls were dropped."""
-        self._listeners: dict[str, list[Listener]] = {}
+    def __init__(self, owner: str, events: Sequence[str], overflow: tuple[str, object] | None = None) -> None:
+        """`owner` is "chat" or "channel", and `events` are the names of its events.
+
+        `overflow` is the name and the event that is told after calls were dropped.
+        """
+        self._owner = owner
+        self._listeners: dict[str, list[Listener]] = {name: [] for name in events}
         self._waiting: deque[Awaitable[object]] = deque()
         self._overflow = overflow
         self._has_dropped = False
@@ -41,8 +45,13 @@ class Listeners:
         return any(self._listeners.values())
 
     def on(self, event: str, listener: Listener) -> Callable[[], None]:
-        """Adds a listener. Returns a function that removes it again, and does nothing if it is called twice."""
-        listeners = self._listeners.setdefault(event, [])
+        """Adds a listener. Returns a function that removes it again, and does nothing if it is called twice.
+
+        Raises ValueError if there is no such event.
+        """
+        listeners = self._listeners.get(event)
+        if listeners is None:
+            raise ValueError(f"A {self._owner} has no event {event!r}. It has: {', '.join(self._listeners)}.")
         entry = partial(listener)  # The same function may be given twice. An object of its own tells the two apart.
         listeners.append(entry)
 
