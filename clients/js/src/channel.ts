@@ -127,6 +127,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
         resolve({ key });
       };
       this.#messages._add(text, stored, reject);
+      this.#typing._said(false);
     });
     return Object.assign(promise, { key });
   }
@@ -143,10 +144,10 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
 
   /**
    * Tells the others that we are typing, or are not any more. Call it for each key that is pressed: it sends at most one sign
-   * in three seconds.
+   * in three seconds, and one at once after a message.
    */
   typing(on = true): void {
-    if (this.#isIn && this.#typing._say(on)) this.ephemeral({ typing: on }, { excludeSelf: true });
+    if (this.#typing._isDue(on) && this.ephemeral({ typing: on }, { excludeSelf: true })) this.#typing._said(on);
   }
 
   /** Everybody who is in the channel. */

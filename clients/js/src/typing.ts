@@ -6,26 +6,27 @@ const EVERY_MS = 3_000;
 const LASTS_MS = 6_000;
 /** Of more people at once nobody wants to know that they are typing. */
 const MOST = 1_000;
+const NEVER = -Infinity;
 
 /** Who is typing in a channel: ourselves, towards the others, and the others, towards us. */
 export class Typing {
   readonly #tell: (userId: string | number, typing: boolean) => void;
   readonly #others = new Map<string | number, ReturnType<typeof setTimeout>>();
-  /** When we said last that we are typing. */
-  #saidAt = -Infinity;
-  #isTyping = false;
+  /** When we told the others last that we are typing. They have forgotten it, or never knew, if this is `NEVER`. */
+  #saidAt = NEVER;
 
   constructor(tell: (userId: string | number, typing: boolean) => void) {
     this.#tell = tell;
   }
 
-  /** Whether the others should be told. If so, it counts as told. */
-  _say(on: boolean): boolean {
-    const at = now();
-    if (on ? at - this.#saidAt < EVERY_MS : !this.#isTyping) return false;
-    if (on) this.#saidAt = at;
-    this.#isTyping = on;
-    return true;
+  /** Whether the others should be told that we are typing, or are not any more. */
+  _isDue(on: boolean): boolean {
+    return on ? now() - this.#saidAt >= EVERY_MS : this.#saidAt > NEVER;
+  }
+
+  /** The others were told, or know it because a message of ours came. */
+  _said(on: boolean): void {
+    this.#saidAt = on ? now() : NEVER;
   }
 
   /** A user gives a sign, or has sent what was typed. */
@@ -42,7 +43,7 @@ export class Typing {
 
   /** Nobody is typing, because we are out of the channel. */
   _clear(): void {
-    this.#isTyping = false;
+    this._said(false);
     for (const userId of [...this.#others.keys()]) this._heard(userId, false);
   }
 }

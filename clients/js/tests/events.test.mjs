@@ -143,6 +143,34 @@ test('we tell the others at most every three seconds that we are typing, and not
   assert.deepEqual(world.socket.of(PUBLISH).map(({ body }) => body.body.typing), [true, true, false]);
 });
 
+test('who types again at once after a message, or after having stopped, is shown as typing at once', async (t) => {
+  const world = new World(t);
+  const { chat } = await world.inside();
+  const channel = chat.channel('room');
+  channel.typing();
+  channel.send({ content: 'hello' });
+  // The others know that a message ends the typing.
+  channel.typing(false);
+  channel.typing();
+  channel.typing(false);
+  channel.typing();
+  const signs = world.socket.of(PUBLISH).map(({ body }) => body.body);
+  assert.deepEqual(signs.map(({ content, typing }) => content ?? typing), [true, 'hello', true, false, true]);
+});
+
+test('a sign that could not be sent is sent with the next key', async (t) => {
+  const world = new World(t);
+  const { chat } = await world.inside();
+  const channel = chat.channel('room');
+  await world.socket.end();
+  channel.typing();
+  await world.pass(500);
+  await world.letIn();
+  await world.socket.answer(JOIN, { code: 0, position: { epoch: 'e', offset: 10 }, recovered: true, replayed: 0 });
+  channel.typing();
+  assert.deepEqual(world.socket.of(PUBLISH).map(({ body }) => body.body), [{ typing: true }]);
+});
+
 test('somebody who gives no sign for six seconds is not typing any more', async (t) => {
   const world = new World(t);
   const { seen } = await world.inside();
