@@ -102,6 +102,20 @@ pub fn workspace() -> &'static std::path::Path {
         .expect("the crate is in the workspace")
 }
 
+/// The Python that has the libraries of `tests/clients`.
+///
+/// # Panics
+/// If it is not installed.
+#[must_use]
+pub fn python() -> std::path::PathBuf {
+    let python = workspace().join("tests/clients/.venv/bin/python");
+    assert!(
+        python.exists(),
+        "run ./tests/run, which installs what this needs"
+    );
+    python
+}
+
 /// A command that runs a file of `tests/clients` with mocha and gives it the addresses of these connectors. A test in
 /// it fails after two minutes. This is long, because the machine may be busy.
 ///

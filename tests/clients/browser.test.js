@@ -10,60 +10,16 @@
 
 const fs = require('node:fs');
 const http = require('node:http');
-const net = require('node:net');
 const path = require('node:path');
 const axe = require('axe-core');
 const should = require('should');
 const WebSocket = require('ws');
 const { chromium } = require('playwright-core');
+const Relay = require('./relay');
 
 const { CHAT, SECURE, TOKEN } = process.env;
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
-
-/** A relay to a connector. It can be cut, drop everything silently, as a network can, and choose another connector. */
-class Relay {
-  #sockets = new Set();
-  #isCut = false;
-
-  static async to(address) {
-    const relay = new Relay();
-    relay.address = address;
-    relay.server = net.createServer((client) => {
-      if (relay.#isCut) return client.destroy();
-      const [host, port] = relay.address.split(':');
-      const server = net.connect(Number(port), host);
-      for (const [from, to] of [[client, server], [server, client]]) {
-        relay.#sockets.add(from);
-        from.pipe(to);
-        from.on('error', () => to.destroy());
-        from.on('close', () => to.destroy());
-      }
-    });
-    await new Promise((resolve) => relay.server.listen(0, '127.0.0.1', resolve));
-    relay.url = `http://127.0.0.1:${relay.server.address().port}/`;
-    return relay;
-  }
-
-  /** Drops everything on the open connections, without an error. New connections pass. */
-  swallow() {
-    for (const socket of this.#sockets) {
-      socket.unpipe();
-      socket.removeAllListeners('close');
-      socket.resume();
-    }
-  }
-
-  cut() {
-    this.#isCut = true;
-    for (const socket of this.#sockets) socket.destroy();
-    this.#sockets.clear();
-  }
-
-  mend() {
-    this.#isCut = false;
-  }
-}
 
 /** Records everything that is told about the connection, because some of it is shown only for a moment. */
 async function listen(page) {
@@ -206,7 +162,7 @@ describe("the connectors' own page", function () {
 
   before(async function () {
     relay = await Relay.to(first);
-    anna = await open(relay.url, DESKTOP);
+    anna = await open(`${relay.url}/`, DESKTOP);
     ben = await open(`http://${second}/`, PHONE);
   });
 
@@ -270,6 +226,8 @@ describe("the connectors' own page", function () {
   });
 
   it('says who is typing', async function () {
+    // Also if the last message of the same person came a moment ago.
+    await say(ben, 'one moment');
     await field(ben).pressSequentially('I am');
     await anna.locator('#typing').filter({ hasText: 'ben is typing' }).waitFor();
     await picture(anna, 'typing');

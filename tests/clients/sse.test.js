@@ -6,44 +6,16 @@
 // CONNECTORS as in chat.test.js. CHROMIUM is the browser's program, SITE the port of the page, which the connectors allow.
 
 const http = require('node:http');
-const net = require('node:net');
 const should = require('should');
 const { chromium } = require('playwright-core');
 const WebSocket = require('ws');
+const Relay = require('./relay');
 
 const connectors = process.env.CONNECTORS.split(',');
 const ROUNDS = 8;
 const EACH = 10;
 /** Longer than anything may take on a machine whose cores have other work, too. */
 const PATIENCE = 90_000;
-
-/** A relay to one of the connectors. */
-class Relay {
-  #sockets = new Set();
-  #target = 0;
-
-  async listen() {
-    this.server = net.createServer((client) => {
-      const [host, port] = connectors[this.#target].split(':');
-      const server = net.connect(Number(port), host);
-      for (const [from, to] of [[client, server], [server, client]]) {
-        this.#sockets.add(from);
-        from.pipe(to);
-        from.on('error', () => to.destroy());
-        from.on('close', () => to.destroy());
-      }
-    });
-    await new Promise((resolve) => this.server.listen(0, '127.0.0.1', resolve));
-    this.url = `http://127.0.0.1:${this.server.address().port}`;
-  }
-
-  /** Cuts all connections. New ones go to the next connector. */
-  cut() {
-    this.#target = (this.#target + 1) % connectors.length;
-    for (const socket of this.#sockets) socket.destroy();
-    this.#sockets.clear();
-  }
-}
 
 /** Somebody with a WebSocket. */
 class Speaker {
@@ -72,7 +44,8 @@ class Speaker {
 }
 
 describe('EventSource', function () {
-  const relay = new Relay();
+  let relay;
+  let target = 0;
   const speaker = new Speaker();
   let site;
   let browser;
@@ -81,7 +54,7 @@ describe('EventSource', function () {
   before(async function () {
     site = http.createServer((_, answer) => answer.setHeader('content-type', 'text/html').end('<!doctype html>'));
     await new Promise((resolve) => site.listen(Number(process.env.SITE), '127.0.0.1', resolve));
-    await relay.listen();
+    relay = await Relay.to(connectors[0]);
     await speaker.connect(connectors[0], 'speaker');
     browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });
     page = await browser.newPage();
@@ -104,6 +77,13 @@ describe('EventSource', function () {
     site?.close();
   });
 
+  /** The connections break off, and new ones go to the next connector. */
+  function moveOn() {
+    target = (target + 1) % connectors.length;
+    relay.address = connectors[target];
+    relay.drop();
+  }
+
   const numbers = () =>
     page.evaluate(() => events.filter(({ name }) => name === 'onMessage').map(({ body }) => body.number));
 
@@ -111,7 +91,7 @@ describe('EventSource', function () {
     let next = 0;
     for (let round = 0; round < ROUNDS; round++) {
       for (let count = 0; count < EACH; count++) {
-        if (count === EACH / 2) relay.cut();
+        if (count === EACH / 2) moveOn();
         await speaker.say(next++);
       }
       await page.waitForFunction(

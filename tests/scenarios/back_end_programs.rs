@@ -146,8 +146,7 @@ fn is_short(file: &Path, most: usize) {
 fn bot(system: &BackEnd) -> Command {
     let root = workspace();
     let clients = root.join("tests/clients");
-    let python = clients.join(".venv/bin/python");
-    assert!(python.exists(), "run ./tests/run, which installs Python");
+    let python = testkit::python();
     let stubs = system.files.path().join("stubs");
     fs::create_dir(&stubs).expect("there is room for temporary files");
     let mut generate = Command::new(&python);

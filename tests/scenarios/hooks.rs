@@ -49,7 +49,7 @@ impl Files {
     /// Starts the hook at this address, and returns the address that it has.
     async fn hook(&self, address: &str) -> (Process, SocketAddr) {
         let folder = workspace().join("tests/clients");
-        let mut command = Command::new(folder.join(".venv/bin/python"));
+        let mut command = Command::new(testkit::python());
         command.arg(folder.join("hooks/hook.py")).arg(address);
         let mut hook = Process::spawn("hook.py", command.arg(self.access()));
         let address = hook.until_line("its address", |line| {

@@ -28,7 +28,7 @@ impl Language {
     async fn start(self, address: &str) -> (Process, SocketAddr) {
         let folder = workspace().join("tests/clients");
         let (program, source) = match self {
-            Self::Python => (folder.join(".venv/bin/python"), "handlers/handler.py"),
+            Self::Python => (testkit::python(), "handlers/handler.py"),
             Self::Node => ("node".into(), "handlers/handler.js"),
         };
         let mut command = Command::new(program);

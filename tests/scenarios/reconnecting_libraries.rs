@@ -64,7 +64,10 @@ impl Clients {
         let relay = Relay::to(system.connectors[0].address()).await;
         let listener = system.member(1, "listener", "room").await;
         let address = relay.address().to_string();
-        let programs = [(python(), "reconnecting.py"), ("node", "reconnecting.js")];
+        let programs = [
+            (testkit::python(), "reconnecting.py"),
+            ("node".into(), "reconnecting.js"),
+        ];
         let programs = programs.map(|(program, file)| {
             let mut command = Command::new(program);
             command.args([file, &address, "room"]);
@@ -142,16 +145,6 @@ impl Clients {
             assert_eq!(connections.count(), 1, "{told:?}");
         }
     }
-}
-
-fn python() -> &'static str {
-    let python = workspace().join("tests/clients/.venv/bin/python");
-    assert!(
-        python.exists(),
-        "run ./tests/run, which installs what this needs"
-    );
-    // Relative to the folder of the clients.
-    ".venv/bin/python"
 }
 
 #[tokio::test]

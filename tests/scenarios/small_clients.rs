@@ -117,12 +117,7 @@ fn said(line: &str, what: &str) -> Option<()> {
 }
 
 fn in_python() -> Command {
-    let python = workspace().join("tests/clients/.venv/bin/python");
-    assert!(
-        python.exists(),
-        "run ./tests/run, which installs what this needs"
-    );
-    let mut command = Command::new(python);
+    let mut command = Command::new(testkit::python());
     command.arg(workspace().join("tests/clients/client.py"));
     command
 }

@@ -67,7 +67,7 @@ pub(crate) fn in_node() -> Command {
 }
 
 pub(crate) fn in_python() -> Command {
-    let mut command = Command::new(clients().join(".venv/bin/python"));
+    let mut command = Command::new(testkit::python());
     command.current_dir(clients()).arg("tokens.py");
     command
 }

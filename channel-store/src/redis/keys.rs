@@ -291,32 +291,30 @@ impl<'a> Key<'a> {
     }
 }
 
+impl Key<'_> {
+    /// Gives the parts of the text of the key to `push`, one after another.
+    fn each_part<E>(&self, mut push: impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
+        let Self { base, suffix, name } = self;
+        push(base)?;
+        push(":")?;
+        push(suffix)?;
+        let Some(name) = name else { return Ok(()) };
+        push(":")?;
+        push(name)
+    }
+}
+
 impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { base, suffix, name } = self;
-        match name {
-            None => write!(f, "{base}:{suffix}"),
-            Some(name) => write!(f, "{base}:{suffix}:{name}"),
-        }
+        self.each_part(|part| f.write_str(part))
     }
 }
 
 impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let Self { base, suffix, name } = self;
         let mut out = out.writer_for_next_arg();
-        let mut push = |part: &str| {
-            // Writing into a command's own buffer can't fail.
-            let _ = out.write_all(part.as_bytes());
-        };
-        // A script has ten keys and more: `write!` would cost three times as much.
-        push(base);
-        push(":");
-        push(suffix);
-        if let Some(name) = name {
-            push(":");
-            push(name);
-        }
+        // Writing into a command's own buffer can't fail. A script has ten keys and more: `write!` would cost three times as much.
+        let _ = self.each_part(|part| out.write_all(part.as_bytes()));
     }
 }
 

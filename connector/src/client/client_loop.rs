@@ -290,6 +290,7 @@ impl SocketSide {
             }
             Ok(Read::End) => batch.end = Some(End::Gone),
             Err(error) => {
+                // The kernel has given the socket up: the client has confirmed nothing for too long.
                 if error.kind() == io::ErrorKind::TimedOut {
                     self.connection.close(Disconnect::HeartbeatTimeout);
                 }

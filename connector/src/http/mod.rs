@@ -4,6 +4,7 @@ mod body;
 mod handover;
 mod origin;
 mod page;
+mod query;
 mod response;
 mod socket_io;
 mod sse;

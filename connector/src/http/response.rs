@@ -45,8 +45,13 @@ pub(super) fn text(body: impl Into<Bytes>, kind: &'static str) -> Response<Full<
     response
 }
 
-/// Refuses a request because all places are taken, or all for its address. The connection ends, so that each further try costs the
-/// client a new one.
+/// Ends the connection after an answer, so that each further try costs the client a new one.
+pub(super) fn ends(response: &mut Response<Full<Bytes>>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+}
+
+/// Refuses a request because all places are taken, or all for its address. The connection ends.
 pub(super) fn full(bound: Bound) -> Response<Full<Bytes>> {
     bound.reached();
     let mut response = match bound {
@@ -60,6 +65,6 @@ pub(super) fn full(bound: Bound) -> Response<Full<Bytes>> {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    ends(&mut response);
     response
 }

@@ -1,5 +1,6 @@
 //! The token that a client shows when it opens a connection.
 
+use super::query;
 use crate::access::LARGEST_TOKEN;
 use crate::client::Clients;
 use http::{HeaderMap, Request, header};
@@ -27,8 +28,7 @@ fn of_headers(headers: &HeaderMap) -> Option<Box<str>> {
 }
 
 fn of_query(query: &str) -> Option<Box<str>> {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, token) = pairs.find(|(name, _)| *name == "token")?;
+    let (_, token) = query::pairs(query).find(|(name, _)| *name == "token")?;
     Some(kept(&percent_decode_str(token).decode_utf8().ok()?))
 }
 

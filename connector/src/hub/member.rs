@@ -4,11 +4,11 @@ use super::audience::Receiver;
 use super::channel::LocalChannel;
 use super::channels::Channels;
 use super::reader::{BACKOFF, PAGE, Reader};
-use channel_store::{LogPage, Position, StoreError};
+use channel_store::{ChannelName, LogPage, Position, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
-use wire::PositionReason;
+use wire::{PositionReason, WireFormat};
 
 /// One connection in one channel. Dropping it takes the connection out of the channel.
 pub struct Member {
@@ -106,17 +106,8 @@ impl Member {
     /// From now on delivers everything that follows a position, in order and without a gap. If this must first be read
     /// from the log, a task does so in the background. If something is lost on the way, the member is told.
     pub fn begin(&self, start: Position) {
+        self.note(|format, channel, frames| wire::begins(format, channel, &start, frames));
         let connection = &self.receiver.connection;
-        let mut frames = Vec::new();
-        wire::begins(
-            self.receiver.format,
-            self.channel.name(),
-            &start,
-            &mut frames,
-        );
-        if !frames.is_empty() {
-            connection.send(&frames, &mut None);
-        }
         if self.channel.start(self.key, connection, &start) {
             return;
         }
@@ -129,17 +120,22 @@ impl Member {
         let task = AbortOnDropHandle::new(tokio::spawn(catch_up.run(start)));
         *self.catching_up.lock() = Some(task);
     }
+
+    /// Sends what `write` appends, which is nothing in most formats.
+    fn note(&self, write: impl FnOnce(WireFormat, &ChannelName, &mut Vec<u8>)) {
+        let mut frames = Vec::new();
+        write(self.receiver.format, self.channel.name(), &mut frames);
+        if !frames.is_empty() {
+            self.receiver.connection.send(&frames, &mut None);
+        }
+    }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         self.catching_up.lock().take();
         self.channels.detach(&self.channel, self.key);
-        let mut frames = Vec::new();
-        wire::leaves(self.receiver.format, self.channel.name(), &mut frames);
-        if !frames.is_empty() {
-            self.receiver.connection.send(&frames, &mut None);
-        }
+        self.note(wire::leaves);
     }
 }
 

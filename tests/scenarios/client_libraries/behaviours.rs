@@ -24,6 +24,13 @@ fn at(relay: &Relay) -> Value {
     json!({"url": format!("ws://{}/ws", relay.address())})
 }
 
+/// All connectors of a system, the first one first.
+fn at_each(system: &System) -> Value {
+    let urls = system.connectors.iter();
+    let urls: Vec<_> = urls.map(|it| format!("ws://{}", it.address())).collect();
+    json!({ "url": urls })
+}
+
 /// A system whose first connector is reached through a relay.
 async fn behind_a_relay() -> (System, Relay) {
     let system = Plan::of(2, 1).connector_flags(&GRACE).start().await;
@@ -150,11 +157,8 @@ pub(super) async fn a_connection_that_died_in_silence_is_noticed(library: Librar
 
 pub(super) async fn a_dead_connector_is_left_for_the_next_address(library: Library) {
     let mut system = Plan::of(2, 1).connector_flags(&GRACE).start().await;
-    let urls: Vec<String> = (system.connectors.iter())
-        .map(|it| format!("ws://{}", it.address()))
-        .collect();
     let mut driver = Driver::start(library);
-    driver.member("ann", ROOM, json!({"url": urls})).await;
+    driver.member("ann", ROOM, at_each(&system)).await;
     let listener = system.member(1, "listener", ROOM).await;
     system.connectors[0].kill();
     assert_eq!(listener.say("after the death").await, SENT);
@@ -261,12 +265,9 @@ pub(super) async fn a_message_that_is_too_large_fails_and_the_others_go_on(libra
 
 pub(super) async fn a_drained_connector_is_left_without_a_loss_or_a_leave(library: Library) {
     let system = Plan::of(2, 1).connector_flags(&GRACE).start().await;
-    let urls: Vec<String> = (system.connectors.iter())
-        .map(|it| format!("ws://{}", it.address()))
-        .collect();
     let listener = system.member(1, "listener", ROOM).await;
     let mut driver = Driver::start(library);
-    driver.member("ann", ROOM, json!({"url": urls})).await;
+    driver.member("ann", ROOM, at_each(&system)).await;
     let bulk = json!({"channel": ROOM, "count": 200, "text": "m"});
     let bulk = driver.tell("ann", "bulk", bulk);
     driver.until_heard("ann", "m 50").await;

@@ -9,7 +9,7 @@ use testkit::log::Log;
 use testkit::redis::Redis;
 use testkit::relay::Relay;
 use testkit::sentinels::Sentinels;
-use testkit::system::Plan;
+use testkit::system::{Plan, Services};
 use testkit::{SOON, long, wait};
 
 const ROOM: &str = "room";
@@ -181,29 +181,7 @@ pub(super) async fn through_cuts_kills_restarts_and_a_failover_each_message_is_s
         })
         .await;
         let place = number % relays.len();
-        match fault {
-            Fault::Cut => relays[place].cut(),
-            Fault::Swallow => relays[place].swallow(),
-            Fault::Kill => {
-                services.connectors[place].kill();
-                services.connectors[place].restart().await;
-            }
-            Fault::RollingRestart => {
-                for connector in &mut services.connectors {
-                    connector.terminate();
-                    assert!(connector.ended_within(6 * SOON).await.success());
-                    connector.restart().await;
-                    connector.ready().await;
-                }
-                for chat in &mut services.chats {
-                    chat.terminate();
-                    assert!(chat.ended_within(6 * SOON).await.success());
-                    chat.restart().await;
-                    chat.ready().await;
-                }
-            }
-            Fault::Failover => store.lose_the_primary().await,
-        }
+        strike(*fault, &mut services, &relays, &mut store, place).await;
     }
     let (mut stored, mut failed) = (0, BTreeMap::<String, u64>::new());
     for id in asked {
@@ -216,27 +194,18 @@ pub(super) async fn through_cuts_kills_restarts_and_a_failover_each_message_is_s
     let only_unknown = failed.keys().all(|it| it == "UNKNOWN");
     assert!(only_unknown, "{failed:?}");
     // Everybody must be given this one, so everything before it has been given by then.
-    driver
-        .done(
-            &names[0],
-            "send",
-            json!({"channel": ROOM, "body": {"content": "end"}}),
-        )
-        .await;
-    let mut losses = 0;
+    let end = json!({"channel": ROOM, "body": {"content": "end"}});
+    driver.done(&names[0], "send", end).await;
+    let mut all_seen = Vec::new();
     for name in &names {
-        let mut seen = Vec::new();
-        let began = tokio::time::Instant::now();
-        while seen.last().is_none_or(|it: &Value| it[3] != "end") {
-            assert!(began.elapsed() < 6 * SOON, "{name} is not at the end");
-            let answer = driver.done(name, "seen", json!({"channel": ROOM})).await;
-            seen = answer.as_array().expect("a list").clone();
-        }
-        let log = Stored::read(store.primary().await).await;
-        losses += log.assert_given(name, &seen);
+        all_seen.push(seen_to_the_end(&mut driver, name).await);
     }
     let log = Stored::read(store.primary().await).await;
     log.assert_each_once_in_order();
+    let losses = names.iter().zip(&all_seen);
+    let losses: usize = losses
+        .map(|(name, seen)| log.assert_given(name, seen))
+        .sum();
     let acknowledged = log.messages.len() as u64 - 1;
     assert!(
         acknowledged >= stored,
@@ -246,6 +215,49 @@ pub(super) async fn through_cuts_kills_restarts_and_a_failover_each_message_is_s
         "{library:?}: {stored} stored, {failed:?} failed, {acknowledged} in the log, {losses} losses told, {} faults",
         faults.len()
     );
+}
+
+/// Does this to the system. `place` says to which relay or connector.
+async fn strike(
+    fault: Fault,
+    services: &mut Services,
+    relays: &[Relay],
+    store: &mut Store,
+    place: usize,
+) {
+    match fault {
+        Fault::Cut => relays[place].cut(),
+        Fault::Swallow => relays[place].swallow(),
+        Fault::Kill => {
+            services.connectors[place].kill();
+            services.connectors[place].restart().await;
+        }
+        Fault::RollingRestart => {
+            for connector in &mut services.connectors {
+                connector.terminate();
+                assert!(connector.ended_within(6 * SOON).await.success());
+                connector.restart().await;
+                connector.ready().await;
+            }
+            for chat in &mut services.chats {
+                chat.terminate();
+                assert!(chat.ended_within(6 * SOON).await.success());
+                chat.restart().await;
+                chat.ready().await;
+            }
+        }
+        Fault::Failover => store.lose_the_primary().await,
+    }
+}
+
+/// What a client was given in the channel, once it has the last message.
+async fn seen_to_the_end(driver: &mut Driver, client: &str) -> Vec<Value> {
+    wait::some(&format!("{client} is at the end"), 6 * SOON, async || {
+        let seen = driver.done(client, "seen", json!({"channel": ROOM})).await;
+        let seen = seen.as_array().expect("a list").clone();
+        seen.last().is_some_and(|it| it[3] == "end").then_some(seen)
+    })
+    .await
 }
 
 /// A Redis alone, or one that Sentinels watch.

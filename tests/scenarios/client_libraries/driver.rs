@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 use std::io::{PipeWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use testkit::process::Process;
-use testkit::{SOON, workspace};
+use testkit::{SOON, python, workspace};
 
 /// A client library.
 #[derive(Debug, Clone, Copy)]
@@ -33,16 +33,6 @@ impl Library {
             }
         }
     }
-}
-
-/// The Python that has what these tests need.
-pub(super) fn python() -> PathBuf {
-    let python = workspace().join("tests/clients/.venv/bin/python");
-    assert!(
-        python.exists(),
-        "run ./tests/run, which installs what this needs"
-    );
-    python
 }
 
 /// A process with some clients of one library.

@@ -1,6 +1,5 @@
 //! The packages of the client libraries, in folders that know nothing of this repository, and the tests that the libraries bring.
 
-use super::driver::python;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use testkit::pomelo::{LOGIN, SEND};
 use testkit::process::Process;
 use testkit::readme::fences;
 use testkit::service::Standalone;
-use testkit::workspace;
+use testkit::{python, workspace};
 
 /// Installing packages takes a while on a busy machine.
 const INSTALLING: Duration = Duration::from_secs(300);

@@ -1,9 +1,10 @@
 //! What a request of Engine.IO asks for, and how one is refused.
 
-use crate::http::response::{Gone, RETRY_AFTER, plain, text};
+use crate::http::query;
+use crate::http::response::{Gone, RETRY_AFTER, ends, plain, text};
 use crate::limits::Bound;
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use wire::EngineIo;
 
@@ -92,17 +93,16 @@ fn busy(bound: Bound) -> Response<Full<Bytes>> {
         "application/json",
     );
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let after = RETRY_AFTER.into();
+    response.headers_mut().insert(header::RETRY_AFTER, after);
+    ends(&mut response);
     response
 }
 
 impl<'a> EngineRequest<'a> {
     pub(super) fn parse(query: &'a str) -> Result<Self, Refusal> {
         let value = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find_map(|(key, value)| (key == name).then_some(value))
+            query::pairs(query).find_map(|(key, value)| (key == name).then_some(value))
         };
         Ok(Self {
             is_websocket: match value("transport") {

@@ -223,10 +223,7 @@ impl Opening {
         // The connection is over, because the connector stops, or because the client would be too slow.
         sent.map_err(|_| Reason::Unavailable)?;
         let reply = waiting.reply().await.ok_or(Reason::Unavailable)?;
-        match Refused::of_reply(&reply) {
-            Some(refused) => Err(refused),
-            None => Ok(serde_json::from_slice(&reply).unwrap_or_default()),
-        }
+        Refused::unless_ok(&reply)
     }
 
     /// The stream begins.

@@ -3,7 +3,7 @@
 use super::refused::Refused;
 use super::{Sse, holder};
 use crate::http::body::{self, BodyError};
-use crate::http::response::text;
+use crate::http::response::{ends, text};
 use crate::limits::{Bound, Counted};
 use crate::transport::event_outlet::EventOutlet;
 use crate::transport::inlet::Posted;
@@ -97,7 +97,6 @@ fn too_big(limit: usize) -> Response<Full<Bytes>> {
     let refusal = Refusal::because(Reason::InvalidRequest, message);
     let mut response = Refused::from(refusal).response();
     *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
+    ends(&mut response);
     response
 }

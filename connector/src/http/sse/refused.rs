@@ -3,12 +3,12 @@
 //! Everybody gets a status and the JSON of the reason. But a browser's `EventSource` gives up for good after any status but 200. That is
 //! right if another try would be refused again. If it may help, it gets a stream that only says why, and when to come back.
 
-use crate::http::response::{RETRY_AFTER, text};
+use crate::http::response::{RETRY_AFTER, ends, text};
 use crate::limits::Bound;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::time::Duration;
 use wire::{Protocol, Reason, Refusal, sse};
 
@@ -20,6 +20,7 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
+    reason: Reason,
     status: StatusCode,
     /// The body of a refusal, as on `/ws`.
     body: String,
@@ -30,6 +31,7 @@ pub(super) struct Refused {
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
+            reason: refusal.reason(),
             status: status(refusal.reason()),
             retry_after: refusal.retry_after(),
             body: refusal.body(Protocol::Json).into_owned(),
@@ -44,25 +46,30 @@ impl From<Reason> for Refused {
 }
 
 impl Refused {
-    /// The refusal in a reply. `None`: the reply is an ok.
-    pub(super) fn of_reply(body: &[u8]) -> Option<Self> {
-        let reply: Value = serde_json::from_slice(body).unwrap_or_default();
-        if reply["code"] == 0 {
-            return None;
+    /// What a reply says, if it is an ok.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn unless_ok(reply: &[u8]) -> Result<Map<String, Value>, Self> {
+        let body: Map<String, Value> = serde_json::from_slice(reply).unwrap_or_default();
+        if body.get("code").is_some_and(|code| *code == 0) {
+            return Ok(body);
         }
         let known = |name: &str| Reason::ALL.into_iter().find(|it| it.name() == name);
-        let reason = reply["reason"].as_str().and_then(known);
-        Some(Self {
-            status: status(reason.unwrap_or(Reason::Unavailable)),
-            body: String::from_utf8_lossy(body).into_owned(),
-            retry_after: reply["retryAfterMs"].as_u64().map(Duration::from_millis),
+        let reason = body.get("reason").and_then(Value::as_str).and_then(known);
+        let reason = reason.unwrap_or(Reason::Unavailable);
+        let after = body.get("retryAfterMs").and_then(Value::as_u64);
+        Err(Self {
+            reason,
+            status: status(reason),
+            body: String::from_utf8_lossy(reply).into_owned(),
+            retry_after: after.map(Duration::from_millis),
         })
     }
 
     /// True if this is the reason.
     pub(super) fn is_for(&self, reason: Reason) -> bool {
-        let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        body["reason"] == reason.name()
+        self.reason == reason
     }
 
     /// Refuses because this bound is reached.
@@ -119,8 +126,7 @@ impl Refused {
             Some(after) if is_event_source => self.short_stream(after, id),
             _ => self.response(),
         };
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
+        ends(&mut response);
         response
     }
 
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_reply_that_refuses_becomes_a_status_and_an_ok_does_not() {
-        assert_eq!(Refused::of_reply(br#"{"code":0}"#), None);
+        assert!(Refused::unless_ok(br#"{"code":0}"#).is_ok());
         for (reason, expected, retry) in [
             (Reason::TokenExpired, 401, None),
             (Reason::Blocked, 401, None),
@@ -179,7 +185,7 @@ mod tests {
             (Reason::UnknownOutcome, 503, Some(1)),
         ] {
             let reply = Refusal::from(reason).body(Protocol::Json);
-            let refused = Refused::of_reply(reply.as_bytes()).unwrap();
+            let refused = Refused::unless_ok(reply.as_bytes()).unwrap_err();
             assert_eq!(refused, reason.into());
             let response = refused.response();
             assert_eq!(response.status(), expected, "{reason:?}");
@@ -188,8 +194,8 @@ mod tests {
             assert_eq!(after, retry, "{reason:?}");
         }
         // Whatever this is, it is no ok.
-        assert!(Refused::of_reply(b"{}").is_some());
-        assert!(Refused::of_reply(b"").is_some());
+        assert!(Refused::unless_ok(b"{}").is_err());
+        assert!(Refused::unless_ok(b"").is_err());
     }
 
     #[test]

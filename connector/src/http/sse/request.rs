@@ -1,5 +1,6 @@
 //! What a request for a stream of events asks for.
 
+use crate::http::query;
 use channel_store::ChannelName;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
@@ -29,7 +30,7 @@ impl Asked {
     pub(super) fn parse(query: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut channels: Vec<ChannelName> = Vec::new();
         let (mut user, mut since) = (None, None);
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        for (name, value) in query::pairs(query) {
             match name {
                 "channel" => {
                     let channel = ChannelName::new(decoded(name, value)?);
