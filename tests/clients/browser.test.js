@@ -6,7 +6,8 @@
 // somebody is gone.
 //
 // CONNECTORS as in chat.test.js; the first one ends in these tests. CHAT is a chat for back ends, and SECURE a connector that
-// accepts TOKEN, whose user is tess. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
+// accepts TOKEN, whose user is tess, and two of tom: SHORT_TOKEN until EXPIRES (in seconds since 1970), and NEXT_TOKEN. CHROMIUM is
+// the browser's program, OUTPUT the folder for screenshots.
 
 const fs = require('node:fs');
 const http = require('node:http');
@@ -17,7 +18,7 @@ const WebSocket = require('ws');
 const { chromium } = require('playwright-core');
 const Relay = require('./relay');
 
-const { CHAT, SECURE, TOKEN } = process.env;
+const { CHAT, SECURE, TOKEN, SHORT_TOKEN, NEXT_TOKEN, EXPIRES } = process.env;
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
 
@@ -68,6 +69,32 @@ before('a browser', async function () {
 
 after(async function () {
   await browser?.close();
+});
+
+describe('the client library in a page', function () {
+  // The first test, because the token does not last for long.
+  it('refreshes its token before it expires, on the same connection', async function () {
+    const page = await browser.newPage();
+    await page.goto(`http://${SECURE}/`);
+    const states = await page.evaluate(
+      async ([expires, ...tokens]) => {
+        const { connect } = await import('/client.js');
+        const chat = connect(location.origin, { token: () => tokens.shift() });
+        const states = [];
+        chat.on('state', ({ state, reason }) => states.push(reason ?? state));
+        const room = chat.channel('room');
+        await room.join();
+        const isOver = (resolve) => (Date.now() > expires * 1_000 ? resolve() : setTimeout(isOver, 100, resolve));
+        await new Promise(isOver);
+        await room.send({ content: 'still here' });
+        chat.close();
+        return [...states, tokens.length];
+      },
+      [EXPIRES, SHORT_TOKEN, NEXT_TOKEN],
+    );
+    states.should.eql(['connecting', 'online', 'CLOSED', 0]);
+    await page.close();
+  });
 });
 
 describe("the connectors' own page", function () {
@@ -337,6 +364,18 @@ describe("the connectors' own page", function () {
     await anna.getByRole('button', { name: 'Join again' }).click();
     await say(anna, 'here again');
     await until(anna, 'You: here again', async () => (await lines(anna)).at(-1));
+  });
+
+  it('shows a channel to which a back end adds the user', async function () {
+    await call('UserService/AddToChannel', { channel: 'attic', user: 'anna' });
+    await call('ChatService/Send', { channel: 'attic', user: 'weather', body: { content: 'dust' } });
+    await anna.getByRole('button', { name: 'attic 1 unread' }).click();
+    await until(anna, ['anna joined', 'weather: dust']);
+    await say(anna, 'is it warm?');
+    await until(anna, ['anna joined', 'weather: dust', 'You: is it warm?']);
+    await anna.getByRole('button', { name: 'Leave' }).click();
+    await anna.getByRole('button', { name: 'garden' }).click();
+    (await anna.locator('#channels button').allTextContents()).should.not.containEql('attic');
   });
 
   it('gives a dead connection up by itself, and nothing is lost or said twice', async function () {

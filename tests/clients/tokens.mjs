@@ -13,6 +13,6 @@ const sign = (claims) =>
     .setIssuer(claims.iss ?? "https://id.example")
     .setAudience("chat")
     .setIssuedAt()
-    .setExpirationTime(`${life}s`)
+    .setExpirationTime(claims.exp ?? `${life}s`)
     .sign(privateKey);
 console.log(JSON.stringify({ jwk, tokens: await Promise.all(claims.map(sign)) }));

@@ -4,10 +4,13 @@ use crate::tokens::{AccessFile, in_node, issued};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::process::Process;
 use testkit::redis::free_port;
 use testkit::system::{Plan, System};
+
+/// In seconds: time enough to start Chromium, and to log in with the token.
+const TOKEN_LIFE: u64 = 20;
 
 #[tokio::test]
 async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their_connection() {
@@ -18,18 +21,29 @@ async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their
     let flags = [&flags[..], &["--message-limit", "16KiB"]].concat();
     let system = Plan::of(2, 2).connector_flags(&flags).start().await;
     // One more server lets nobody in without a token.
-    let made = issued(in_node(), "ES256", "k", 3_600, &[json!({"sub": "tess"})]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let soon = now.expect("after 1970").as_secs() + TOKEN_LIFE;
+    let claims = [
+        json!({"sub": "tess"}),
+        json!({"sub": "tom", "exp": soon}),
+        json!({"sub": "tom"}),
+    ];
+    let made = issued(in_node(), "ES256", "k", 3_600, &claims);
     let folder = tempfile::tempdir().expect("a folder");
     let keys = folder.path().join("jwks.json");
     std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
     let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
-    let secure = file.standalone(&["--auth-mode", "jwt"]).await;
+    let flags = ["--auth-mode", "jwt", "--auth-leeway", "0s"];
+    let secure = file.standalone(&flags).await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = testkit::mocha("browser.test.js", &system.connectors);
     command
         .env("CHAT", system.chats[0].address().to_string())
         .env("SECURE", secure.address().to_string())
         .env("TOKEN", &made.tokens[0])
+        .env("SHORT_TOKEN", &made.tokens[1])
+        .env("NEXT_TOKEN", &made.tokens[2])
+        .env("EXPIRES", soon.to_string())
         .env("CHROMIUM", chromium())
         .env("OUTPUT", &pictures)
         .env("SITE", site.to_string());
@@ -37,7 +51,7 @@ async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their
     let status = mocha.ended_within(Duration::from_secs(400)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("27 passing"), "{output}");
+    assert!(output.contains("29 passing"), "{output}");
     for name in [
         "login", "chat", "dark", "phone", "away", "back", "lost", "channels",
     ] {

@@ -41,7 +41,10 @@ behaviours! {
     behaviours::two_programs_with_one_storage_do_not_replace_each_other_for_ever,
     behaviours::lost_data_of_the_store_is_told_and_the_client_goes_on,
     behaviours::a_token_is_refreshed_before_it_expires_and_asked_for_again_when_it_is_refused,
+    behaviours::with_a_token_that_names_the_channel_nobody_sees_it_leave_and_it_misses_nothing,
     behaviours::over_tls_it_does_the_same,
     crowds::through_cuts_kills_restarts_and_a_failover_each_message_is_seen_once_in_order_or_told_lost,
+    crowds::behind_haproxy_each_message_is_seen_once_in_order_or_told_lost,
+    crowds::behind_nginx_each_message_is_seen_once_in_order_or_told_lost,
     crowds::a_thousand_reconnects_cost_no_memory,
 }

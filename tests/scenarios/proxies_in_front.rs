@@ -12,10 +12,13 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use testkit::pace::timeout;
 use testkit::polling::Poller;
-use testkit::pomelo::{self, Client, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGGED_IN, LOGIN};
+use testkit::pomelo::{
+    self, Client, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGGED_IN, LOGIN, SEND,
+};
 use testkit::process::Process;
 use testkit::redis::free_port;
 use testkit::service::Connector;
+use testkit::sse::{self, Event, Stream};
 use testkit::system::{Plan, System};
 use testkit::tls::{Authority, relay, text};
 use testkit::{SOON, json::Client as Json, socket_io, wait, workspace};
@@ -272,6 +275,7 @@ async fn everybody_talks(front: &Front, connectors: &[Connector]) {
     socket_io::say(&socket, "40").await;
     let login = json!({ "userId": "socket", "lessonId": "room" });
     socket_io::say(&socket, &socket_io::request(1, LOGIN, &login)).await;
+    let stream = Stream::of(address, "stream", &["room"]).await;
     // Each of its posts comes on a new connection, and so do some of its polls.
     let mut polls = Poller::open(address, 4).await.expect("polls");
     let login = json!({ "userId": "polls", "lessonId": "room" });
@@ -310,13 +314,30 @@ async fn everybody_talks(front: &Front, connectors: &[Connector]) {
         .await
         .expect("the socket hears it");
 
+    // The proxy passes each event on at once, and does not wait for more of them.
+    let it_comes = |event: &Event| event.data["body"]["content"] == "through the proxy";
+    stream.until_event("the message", it_comes).await;
+
     json.close().await;
     pomelo.close().await;
     socket.close().await;
+    drop(stream);
     assert_eq!(polls.post(&["41", "1"]).await.expect("an answer"), 200);
     drop(polls);
-    for user in ["json", "pomelo", "socket", "polls"] {
+    for user in ["json", "pomelo", "socket", "stream", "polls"] {
         the_log_knows_where(connectors, user).await;
+    }
+}
+
+/// A proxy that reads paths knows which connector holds a stream. Each post comes on a new connection.
+async fn posts_reach_the_connector_that_holds_their_stream(front: &Front) {
+    for number in 0..4 {
+        let stream = Stream::of(front.address, &format!("reader-{number}"), &["room"]).await;
+        for _ in 0..3 {
+            let send = json!({"route": SEND, "body": {"content": "by a post"}});
+            let (status, answer) = sse::post(front.address, &stream.session(), &send).await;
+            assert_eq!((status, &answer["code"]), (200, &json!(0)), "{answer}");
+        }
     }
 }
 
@@ -374,6 +395,7 @@ async fn nginx_passes_on_what_comes_over_http() {
     let mut system = Plan::of(2, 1).connector_flags(&FORWARDED).start().await;
     let front = Front::start("nginx/http.conf", &system.connectors).await;
     everybody_talks(&front, &system.connectors).await;
+    posts_reach_the_connector_that_holds_their_stream(&front).await;
     one_connector_is_enough(&front, &mut system).await;
 }
 
@@ -391,6 +413,7 @@ async fn haproxy_passes_on_what_comes_over_http() {
     let mut system = Plan::of(2, 1).connector_flags(&FORWARDED).start().await;
     let front = Front::start("haproxy/http.cfg", &system.connectors).await;
     everybody_talks(&front, &system.connectors).await;
+    posts_reach_the_connector_that_holds_their_stream(&front).await;
     one_connector_is_enough(&front, &mut system).await;
 }
 

@@ -205,19 +205,15 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   }
 
   /** A back end, or our token, has made us a member. @internal */
-  _added(position: Position): void {
+  _added(result: JoinResult): void {
     // We have asked to leave, so this is over.
     if (this.#leave) return;
-    this.#stopJoining();
     this.#isWanted = true;
-    const from = this.#position;
-    if (from && (from.epoch !== position.epoch || from.offset !== position.offset)) {
-      // Nobody has asked where we were: a token lets us in before we can say it. To get what we missed, we come in again.
-      this.#exit();
-    } else {
-      this.#position = position;
-      this.#entered({ position, recovered: !!from, replayed: 0 });
-    }
+    this.#host._emit('added', { channel: this.name });
+    this.#stopJoining();
+    // A listener may have left. Or we are in before we could say where we were: to get what we missed, we come in again.
+    if (!this.#isWanted || (this.#position && result.recovered === undefined)) this.#exit();
+    else this.#entered(result);
   }
 
   /** A back end has ended our membership. @internal */
@@ -299,11 +295,8 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
     const since = this.#position;
     const call = this.#call('join', since ? { since } : { positions: true }, (reply) => {
       this.#stopJoining();
-      if (!reply.code) {
-        // With a position of our own we go on from there: what was missed comes next.
-        if (!since) this.#position = reply.position;
-        this.#entered(reply as unknown as JoinResult);
-      } else this.#part(reply);
+      if (reply.code) this.#part(reply);
+      else this.#entered(reply as unknown as JoinResult);
     });
     this.#join = call;
     call._start(connection);
@@ -323,7 +316,9 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
     this.#enter();
   }
 
-  #entered({ position, recovered, replayed }: JoinResult): void {
+  #entered({ position, recovered = false, replayed = 0 }: JoinResult): void {
+    // With a position of our own we go on from there: what was missed comes next.
+    this.#position ??= position;
     this.#isIn = this.#wasIn = true;
     this.#joining._resolve({ position, recovered, replayed });
     this._emit('joined', { position, recovered });

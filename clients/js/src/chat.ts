@@ -121,9 +121,12 @@ export class Chat extends Emitter<ChatEvents> {
     });
   }
 
-  /** Logs out. The session is forgotten, and everything that waits fails with `CLOSED`. */
-  close(): void {
-    this._store._forget();
+  /**
+   * Logs out: the others see us leave, and everything that waits fails with `CLOSED`. The storage keeps the positions, so that
+   * the next chat begins where this one ends. With `forget` it keeps nothing.
+   */
+  close({ forget = false }: { forget?: boolean | undefined } = {}): void {
+    this._store._end(forget);
     this.#lose(failure('CLOSED', 'close() was called'));
   }
 
@@ -178,7 +181,7 @@ export class Chat extends Emitter<ChatEvents> {
   #login(token: string | null | undefined): void {
     const connection = this.#connection!;
     const { _store } = this;
-    const body = { userId: this._settings.user, token, positions: true, resume: _store._secret };
+    const body = { userId: this._settings.user, token, positions: token ? _store._positions : true, resume: _store._secret };
     connection._ask(request('connector.handler.login', body), (reply) => {
       if (!reply) {
         // The connection has ended, and its end was told. But we may be logged in.
@@ -220,7 +223,7 @@ export class Chat extends Emitter<ChatEvents> {
   #push(push: Push): void {
     const { route, channel, offset, body } = push;
     if (channel !== undefined) this.#channels.get(channel)?._push(push);
-    else if (route === 'onAdded') this.channel(body.channel)._added(body.position);
+    else if (route === 'onAdded') this.channel(body.channel)._added(body);
     else if (route === 'onRemoved') this.#channels.get(body.channel)?._removed();
     else if (route === 'onExpired') this.#refreshAfter(0);
     else if (route === 'onKick') {

@@ -1,7 +1,7 @@
 import type { Connection } from './connection.js';
 import type { ChatError } from './errors.js';
 import type { Store } from './store.js';
-import type { Options } from './types.js';
+import type { AddedEvent, Options } from './types.js';
 
 /** The options that have a default. */
 export const DEFAULTS = {
@@ -30,4 +30,5 @@ export interface Host {
    * back. Throws `QUEUE_FULL`, or `CLOSED`.
    */
   _reserve(text: string): () => void;
+  _emit(name: 'added', event: AddedEvent): void;
 }

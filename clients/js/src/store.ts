@@ -31,8 +31,8 @@ export class Store {
   async _load(): Promise<void> {
     try {
       const { user, secret, positions } = JSON.parse((await this.#storage!.getItem(this.#key))!);
-      if (user !== this.#user || typeof secret !== 'string') return;
-      this._secret = secret;
+      if (user !== this.#user) return;
+      if (typeof secret === 'string') this._secret = secret;
       for (const [name, position] of Object.entries(positions)) {
         if (isPosition(position)) this.#positions.set(name, position);
       }
@@ -57,31 +57,29 @@ export class Store {
     if (this.#storage && this._secret) this.#timer ??= setTimeout(() => this._flush(), EVERY_MS);
   }
 
+  /** Where we are in each channel. */
+  get _positions(): Record<string, Position> {
+    return Object.fromEntries([...this.#positions].slice(-MOST));
+  }
+
   /** Writes what was not written yet. */
   _flush(): void {
-    if (!this.#timer) return;
-    this.#stopWaiting();
-    const positions = Object.fromEntries([...this.#positions].slice(-MOST));
-    const text = JSON.stringify({ user: this.#user, secret: this._secret, positions });
-    this.#write((storage) => storage.setItem(this.#key, text));
+    if (this.#timer) this.#write();
   }
 
-  /** Forgets everything: the session is over. */
-  _forget(): void {
-    this.#stopWaiting();
+  /** The session is over. The next one begins where this one ends, or with nothing. */
+  _end(forget: boolean): void {
     this._secret = undefined;
-    this.#positions.clear();
-    this.#write((storage) => storage.removeItem(this.#key));
+    this.#write(forget || !this.#positions.size);
   }
 
-  #stopWaiting(): void {
+  #write(forget?: boolean): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-  }
-
-  #write(how: (storage: TextStorage) => unknown): void {
     const storage = this.#storage;
+    const text = JSON.stringify({ user: this.#user, secret: this._secret, positions: this._positions });
+    const write = () => (forget ? storage!.removeItem(this.#key) : storage!.setItem(this.#key, text));
     // A storage may be full or forbidden. Then a reload begins anew.
-    if (storage) this.#writing = this.#writing.then(() => how(storage)).catch(() => {});
+    if (storage) this.#writing = this.#writing.then(write).catch(() => {});
   }
 }

@@ -81,9 +81,16 @@ export interface PushEvent {
   readonly body: Body;
 }
 
+/** A back end, or your token, has made you a member of this channel. */
+export interface AddedEvent {
+  readonly channel: string;
+}
+
 export interface ChatEvents {
   state: StateEvent;
   push: PushEvent;
+  /** You did not ask for this membership. Listen to the channel now: `joined` and what it holds for you follow at once. */
+  added: AddedEvent;
 }
 
 /** What all that is in the log of a channel has in common. */

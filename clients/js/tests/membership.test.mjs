@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isPending, JOIN, later, LEAVE, message, names, never, PUBLISH, reasonOf, settled, watch, World } from './world.mjs';
+import { isPending, JOIN, later, LEAVE, LOGIN, message, names, never, PUBLISH, reasonOf, settled, watch, World } from './world.mjs';
 
 const at = (offset, epoch = 'e') => ({ epoch, offset });
 
@@ -127,13 +127,26 @@ test('a membership that is refused later is told as parted', async (t) => {
 test('a back end may add the session to a channel, and it stays there', async (t) => {
   const world = new World(t);
   const chat = await world.online();
-  const seen = watch(chat.channel('garden'));
+  let seen;
+  chat.on('added', ({ channel }) => (seen = watch(chat.channel(channel))));
   await world.socket.say(
     { route: 'onAdded', body: { channel: 'garden', position: at(4) } },
     { ...message(5), channel: 'garden' },
   );
   assert.deepEqual(names(seen), ['joined', 'message']);
   assert.deepEqual((await world.reconnect()).body, { channel: 'garden', since: at(5) });
+});
+
+test('who is added may leave at once', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  const seen = watch(chat.channel('garden'));
+  chat.on('added', ({ channel }) => void chat.channel(channel).leave());
+  await world.socket.say({ route: 'onAdded', body: { channel: 'garden', position: at(4) } }, { ...message(5), channel: 'garden' });
+  assert.deepEqual(world.socket.last(LEAVE).body, { channel: 'garden' });
+  await world.socket.answer(LEAVE);
+  assert.deepEqual(seen, []);
+  assert.equal(await world.reconnect(), undefined);
 });
 
 test('a join under way is fulfilled when a back end was faster', async (t) => {
@@ -145,7 +158,47 @@ test('a join under way is fulfilled when a back end was faster', async (t) => {
   assert.deepEqual((await joined).position, at(4));
 });
 
-test('a token that lets us in before we say where we were costs nothing: we come in again from there', async (t) => {
+test('with tokens, which may name channels, a login says where we were, so that we go on there', async (t) => {
+  const world = new World(t);
+  const { seen } = await world.inside({ token: () => 'token' });
+  assert.deepEqual(world.socket.last(LOGIN).body.positions, {});
+  await world.reconnect();
+  assert.deepEqual(world.socket.last(LOGIN).body.positions, { room: at(10) });
+  const added = { channel: 'room', position: at(12), recovered: true, replayed: 2 };
+  await world.socket.say({ route: 'onAdded', body: added }, message(11), message(12));
+  await world.socket.answer(JOIN, never('ALREADY_JOINED'));
+  assert.equal(world.socket.of(LEAVE).length, 0);
+  assert.deepEqual(seen.slice(-3).map(([name, event]) => [name, event.offset ?? event]), [
+    ['joined', { position: at(12), recovered: true }],
+    ['message', 11],
+    ['message', 12],
+  ]);
+});
+
+test('a login says where we were in a hundred channels at most', async (t) => {
+  const world = new World(t);
+  const names = Array.from({ length: 150 }, (_, number) => `room ${number}`);
+  const positions = Object.fromEntries(names.map((name) => [name, at(1)]));
+  const stored = JSON.stringify({ user: 'ann', secret: 'x', positions });
+  const storage = { getItem: () => stored, setItem() {}, removeItem() {} };
+  await world.connect({ storage, token: () => 'token' });
+  await settled();
+  await world.socket.open();
+  assert.deepEqual(Object.keys(world.socket.last(LOGIN).body.positions), names.slice(50));
+});
+
+test('who comes back by a token is told what is lost', async (t) => {
+  const world = new World(t);
+  const { seen } = await world.inside({ token: () => 'token' });
+  await world.reconnect();
+  const added = { channel: 'room', position: at(30), recovered: false, replayed: 1 };
+  const moved = { route: 'onPosition', channel: 'room', body: { ...at(29), reason: 'trimmed' } };
+  await world.socket.say({ route: 'onAdded', body: added }, moved, message(30));
+  assert.deepEqual(names(seen).slice(-3), ['joined', 'lost', 'message']);
+  assert.deepEqual([seen.at(-2)[1].from, seen.at(-2)[1].to], [at(10), at(29)]);
+});
+
+test('who is let in before it could say where it was comes in again from there', async (t) => {
   const world = new World(t);
   const { seen } = await world.inside();
   await world.reconnect();
@@ -159,14 +212,6 @@ test('a token that lets us in before we say where we were costs nothing: we come
   await world.socket.say(...[11, 12, 13, 14, 15].map((offset) => message(offset)));
   assert.deepEqual(names(seen, 'offset').filter(([name]) => name === 'message').map(([, offset]) => offset), [11, 12, 13, 14, 15]);
   assert.ok(!names(seen).includes('lost'));
-});
-
-test('a token that lets us in where we were changes nothing', async (t) => {
-  const world = new World(t);
-  const { seen } = await world.inside();
-  await world.reconnect();
-  await world.socket.say({ route: 'onAdded', body: { channel: 'room', position: at(10) } });
-  assert.deepEqual([world.socket.of(LEAVE).length, seen.at(-1)], [0, ['joined', { position: at(10), recovered: true }]]);
 });
 
 test('a back end may end the membership, and it is not asked for again', async (t) => {

@@ -156,7 +156,31 @@ test('a storage that fails is as good as none', async (t) => {
   await settled();
 });
 
-test('close forgets the session, and leave the position', async (t) => {
+test('a chat that was closed is not there any more, and the next one goes on where it was', async (t) => {
+  const world = new World(t);
+  const storage = new Storage();
+  const { chat } = await world.inside({ storage });
+  await world.socket.say(message(11));
+  chat.close();
+  await settled();
+  assert.deepEqual(kept(storage), { user: 'ann', positions: { room: { epoch: 'e', offset: 11 } } });
+  const next = await world.connect({ storage });
+  assert.equal((await world.letIn()).resume, undefined);
+  void next.channel('room').join();
+  assert.deepEqual(world.socket.last(JOIN).body, { channel: 'room', since: { epoch: 'e', offset: 11 } });
+});
+
+test('a chat that is nowhere leaves nothing in the storage', async (t) => {
+  const world = new World(t);
+  const storage = new Storage();
+  const chat = await world.online({ storage });
+  await world.pass(1_000);
+  chat.close();
+  await settled();
+  assert.equal(kept(storage), null);
+});
+
+test('close with forget leaves nothing, also after the server has ended the chat, and leave forgets the position', async (t) => {
   const world = new World(t);
   const storage = new Storage();
   const { chat } = await world.inside({ storage });
@@ -166,7 +190,9 @@ test('close forgets the session, and leave the position', async (t) => {
   await world.pass(1_000);
   assert.deepEqual(kept(storage).positions, {});
   await world.enter(chat.channel('room'));
-  chat.close();
+  await world.socket.kick({ reason: 'kick', reconnect: false });
+  assert.notEqual(kept(storage), null);
+  chat.close({ forget: true });
   void chat.channel('room').leave();
   await world.pass(5_000);
   assert.equal(kept(storage), null);

@@ -4,9 +4,9 @@ import asyncio
 import gc
 
 import pytest
-from invented import JOIN, LEAVE, PUBLISH, Scene, at, message, refused
+from invented import JOIN, LEAVE, LOGIN, PUBLISH, Scene, at, message, refused
 
-from global_channels import ChatError, Joined, Message, Parted, Position
+from global_channels import Added, ChatError, Joined, Lost, Message, Parted, Position
 
 
 async def test_one_channel_has_one_object_whether_its_name_is_a_number_or_a_text(scene: Scene) -> None:
@@ -278,12 +278,33 @@ async def test_a_join_that_finds_a_leave_undone_leaves_again_and_joins_with_its_
 async def test_who_is_added_by_a_back_end_is_a_member_and_stays_one(scene: Scene) -> None:
     chat = await scene.online()
     events: list[object] = []
-    chat.channel("garden").on("joined", events.append)
-    chat.channel("garden").on("message", lambda it: events.append(it.offset))
+
+    def listen(added: Added) -> None:
+        channel = chat.channel(added.channel)
+        channel.on("joined", events.append)
+        channel.on("message", lambda it: events.append(it.offset))
+
+    chat.on("added", listen)
     await scene.socket.push({"route": "onAdded", "body": {"channel": "garden", "position": at(4)}}, message(5, channel="garden"))
     assert events == [Joined(Position("e1", 4), recovered=False), 5]
     await scene.again()
     assert scene.socket.of(JOIN) == [{"channel": "garden", "since": at(5)}]
+
+
+async def test_who_is_added_may_leave_at_once(scene: Scene) -> None:
+    chat = await scene.online()
+    events: list[object] = []
+    garden = chat.channel("garden")
+    garden.on("joined", events.append)
+    garden.on("message", events.append)
+    leaving: list[asyncio.Task[None]] = []
+    chat.on("added", lambda it: leaving.append(scene.begin(chat.channel(it.channel).leave())))
+    await scene.socket.push({"route": "onAdded", "body": {"channel": "garden", "position": at(4)}})
+    await scene.socket.answer(LEAVE)
+    await leaving[0]
+    assert (events[1:], garden.joined) == ([], False)
+    await scene.again()
+    assert scene.socket.of(JOIN) == []
 
 
 async def test_a_join_that_a_back_end_was_faster_than_succeeds(scene: Scene) -> None:
@@ -296,7 +317,36 @@ async def test_a_join_that_a_back_end_was_faster_than_succeeds(scene: Scene) -> 
     assert scene.socket.of(LEAVE) == []
 
 
-async def test_who_comes_back_by_its_token_comes_in_again_to_get_what_was_missed(scene: Scene) -> None:
+async def test_with_tokens_that_may_name_channels_a_login_says_where_we_were(scene: Scene) -> None:
+    chat = await scene.online(token=lambda: "token")
+    assert scene.socket.of(LOGIN)[0]["positions"] == {}
+    channel = await scene.joined(chat)
+    events: list[object] = []
+    channel.on("joined", events.append)
+    channel.on("message", lambda it: events.append(it.offset))
+    await scene.again()
+    assert scene.socket.of(LOGIN)[0]["positions"] == {"room": at(4)}
+    added = {"channel": "room", "position": at(6), "recovered": True, "replayed": 2}
+    await scene.socket.push({"route": "onAdded", "body": added}, message(5), message(6))
+    await scene.socket.answer(JOIN, refused("ALREADY_JOINED"))
+    assert events == [Joined(Position("e1", 6), recovered=True), 5, 6]
+    assert scene.socket.of(LEAVE) == []
+
+
+async def test_who_comes_back_by_its_token_is_told_what_is_lost(scene: Scene) -> None:
+    chat = await scene.online(token=lambda: "token")
+    channel = await scene.joined(chat)
+    events: list[object] = []
+    channel.on("lost", events.append)
+    channel.on("message", lambda it: events.append(it.offset))
+    await scene.again()
+    added = {"channel": "room", "position": at(30), "recovered": False, "replayed": 1}
+    moved = {"route": "onPosition", "channel": "room", "body": {**at(29), "reason": "trimmed"}}
+    await scene.socket.push({"route": "onAdded", "body": added}, moved, message(30))
+    assert events == [Lost("trimmed", Position("e1", 4), Position("e1", 29)), 30]
+
+
+async def test_who_is_let_in_before_it_could_say_where_it_was_comes_in_again(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
     seen: list[int] = []
@@ -311,18 +361,6 @@ async def test_who_comes_back_by_its_token_comes_in_again_to_get_what_was_missed
     await scene.let_in(7, recovered=True, replayed=3)
     await scene.socket.push(message(5), message(6), message(7))
     assert seen == [5, 6, 7]
-
-
-async def test_who_comes_back_by_its_token_and_has_missed_nothing_stays(scene: Scene) -> None:
-    chat = await scene.online()
-    channel = await scene.joined(chat)
-    joined: list[Joined] = []
-    channel.on("joined", joined.append)
-    await scene.again()
-    await scene.socket.push({"route": "onAdded", "body": {"channel": "room", "position": at(4)}})
-    await scene.socket.answer(JOIN, refused("ALREADY_JOINED"))
-    assert joined == [Joined(Position("e1", 4), recovered=True)]
-    assert (channel.joined, scene.socket.of(LEAVE)) == (True, [])
 
 
 async def test_a_join_fails_if_the_channel_is_left_before_it_is_done(scene: Scene) -> None:

@@ -143,6 +143,26 @@ async def test_close_forgets_the_secret_and_writes_the_last_positions(scene: Sce
     assert shelf.stored == {"user": "ann", "secret": None, "positions": {"room": at(5)}}
 
 
+async def test_a_login_with_a_token_says_where_we_were_in_a_hundred_channels_at_most(scene: Scene) -> None:
+    rooms = [f"room {number}" for number in range(150)]
+    shelf = Shelf(kept(positions=dict.fromkeys(rooms, at(1))))
+    await scene.online(storage=shelf, token=lambda: "token")
+    assert list(scene.socket.of(LOGIN)[0]["positions"]) == rooms[50:]
+
+
+@pytest.mark.parametrize("is_closed_by_the_server", [False, True])
+async def test_close_with_forget_leaves_nothing_in_the_storage(scene: Scene, is_closed_by_the_server: bool) -> None:
+    shelf = Shelf()
+    chat = await scene.online(storage=shelf)
+    await scene.joined(chat)
+    if is_closed_by_the_server:
+        await scene.socket.push({"route": "onKick", "body": {"reason": "kick", "reconnect": False}})
+        await scene.loop.settle()
+        assert shelf.text is not None
+    await chat.close(forget=True)
+    assert shelf.text is None
+
+
 async def test_a_chat_without_positions_leaves_nothing_in_the_storage(scene: Scene) -> None:
     shelf = Shelf()
     chat = await scene.online(storage=shelf)

@@ -133,6 +133,11 @@ function begin(wanted) {
   chat = connect(location.origin, { user, storage, token: token && (() => token) });
   const mine = chat;
   chat.on('state', (event) => mine === chat && states[event.state](event));
+  chat.on('added', ({ channel }) => {
+    if (mine !== chat || rooms.has(channel)) return;
+    open(channel);
+    if (!shown) choose(rooms.get(channel));
+  });
 }
 
 /** Ends the session on this side. What was not sent stays, for the next session of the same user. */
@@ -148,7 +153,7 @@ function end() {
   rooms = new Map();
   banner.quiet();
   showChannels(rooms);
-  before?.close();
+  before?.close({ forget: true });
 }
 
 /** The first login: the page becomes a chat. */

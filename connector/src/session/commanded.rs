@@ -115,14 +115,13 @@ impl Handlers {
         deadline: Instant,
         is_by_back_end: bool,
     ) -> Result<Position, Refusal> {
-        let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
+        let session = self.session.as_mut().ok_or(Reason::NotLoggedIn)?;
         let settled = timeout_at(deadline, session.window.settled()).await;
         settled.map_err(|_| Reason::Unavailable)?;
         if session.joined(Some(channel)).is_some() {
             return self.is_in(channel, is_by_back_end);
         }
-        // A client that reads a stream of events may have been here before it came back.
-        let recovery = match self.connection.take_shown_position(channel) {
+        let recovery = match session.take_earlier(channel) {
             Some(position) => Recovery::Since(position),
             None if self.connection.tells_positions() => Recovery::Positions,
             None => Recovery::Unwanted,
@@ -135,11 +134,15 @@ impl Handlers {
             || Ok(()),
             |this, entry| {
                 let named = Value::from(channel.as_str());
-                let body = if recovery.is_wanted() {
-                    let position = recovery::json(entry.start());
-                    format!(r#"{{"channel":{named},"position":{position}}}"#)
-                } else {
-                    format!(r#"{{"channel":{named}}}"#)
+                let body = match (&recovery, entry.recovered()) {
+                    (_, None) | (Recovery::Unwanted, _) => format!(r#"{{"channel":{named}}}"#),
+                    (Recovery::Positions, _) => {
+                        let position = recovery::json(entry.start());
+                        format!(r#"{{"channel":{named},"position":{position}}}"#)
+                    }
+                    (Recovery::Since(_), Some(recovered)) => {
+                        recovered.add_to(&format!(r#"{{"channel":{named}}}"#))
+                    }
                 };
                 this.tell_client(ON_ADDED, &body);
                 start = Some(entry.start().clone());

@@ -3,19 +3,17 @@
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
+use super::start::{Placed, place, position};
 use super::{CHANNELS, Handlers, JoinedChannel};
 use crate::access::Rights;
 use crate::chat_client::CallError;
-use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback, Shown};
-use channel_rules::Recover;
-use channel_store::{ChannelName, Epoch, Forbidden, Place, Position, Publication, SessionId, User};
-use proto::connector::v1::JoinResponse;
+use channel_store::{ChannelName, Forbidden, Place, Position, SessionId, User};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
-use wire::{Carrier, Disconnect, PositionReason, Reason, Refusal, Request, RequestBody, sse};
+use wire::{Carrier, Disconnect, Reason, Refusal, Request, RequestBody, sse};
 
 /// The longest time for everything before the join. It gets half of the time that is left at most, because the join
 /// needs the other half.
@@ -58,24 +56,21 @@ impl From<Refused> for Refusal {
 /// A session that has just joined.
 pub(super) struct Entry {
     joined: JoinedChannel,
-    /// The position after which its pushes begin.
-    begin: Resume,
-    /// What it is given before that, and where the client was.
-    newest: Option<(Publication, Position)>,
-    /// What its reply tells about positions.
-    recovered: Option<Recovered>,
+    placed: Placed,
 }
 
 impl Handlers {
     /// Joins a further channel. `None`: the answer was sent already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
-        let Some(session) = &self.session else {
+        let Some(session) = &mut self.session else {
             return Some(Err(Reason::NotLoggedIn.into()));
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
             Ok(join) => join,
             Err(refusal) => return Some(Err(refusal)),
         };
+        // From here on it counts what the client says now.
+        session.take_earlier(&channel);
         if session.joined(Some(&channel)).is_some() {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
@@ -233,11 +228,7 @@ impl Handlers {
                 let rule = self.services.access.recover(channel, &membership.user().id);
                 let placed = place(&member, recovery, rule, answer);
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
-                let Placed {
-                    begin,
-                    newest,
-                    recovered,
-                } = placed.ok_or(Refused::Failed)?;
+                let placed = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {
                     joined: JoinedChannel {
                         membership,
@@ -247,9 +238,7 @@ impl Handlers {
                         is_added: false,
                         kept: None,
                     },
-                    begin,
-                    newest,
-                    recovered,
+                    placed,
                 })
             }
             Err(error) => {
@@ -342,7 +331,7 @@ impl Handlers {
         answer: Cow<'static, str>,
         entry: Entry,
     ) -> JoinedChannel {
-        let answer = match &entry.recovered {
+        let answer = match entry.recovered() {
             Some(recovered) => recovered.add_to(&answer).into(),
             None => answer,
         };
@@ -354,17 +343,18 @@ impl Handlers {
 impl Entry {
     /// The position after which its pushes begin.
     pub(super) fn start(&self) -> &Position {
-        &self.begin.start
+        &self.placed.begin.start
+    }
+
+    /// What the client is told about positions, if it has asked.
+    pub(super) fn recovered(&self) -> Option<&Recovered> {
+        self.placed.recovered.as_ref()
     }
 
     /// Lets the pushes begin. The client was told before that it is a member.
     pub(super) fn begin(self) -> JoinedChannel {
-        let Self {
-            joined,
-            begin,
-            newest,
-            ..
-        } = self;
+        let Self { joined, placed } = self;
+        let Placed { begin, newest, .. } = placed;
         if let Some((publication, since)) = &newest {
             joined.member.give(publication, since);
         }
@@ -374,80 +364,4 @@ impl Entry {
         joined.member.begin(begin.start);
         joined
     }
-}
-
-/// Where a new member begins.
-struct Placed {
-    begin: Resume,
-    newest: Option<(Publication, Position)>,
-    recovered: Option<Recovered>,
-}
-
-/// Where a new member begins, and what its reply tells about that if it has asked. `None`: the log did not answer.
-async fn place(
-    member: &Member,
-    recovery: &Recovery,
-    rule: Recover,
-    joined: &JoinResponse,
-) -> Option<Placed> {
-    let end = position(joined)?;
-    // Right before its own onJoin, so that it gets this. If none was published, at the end of the log that the join
-    // found.
-    let is_announced = joined.published && end.offset > 0;
-    let start = Position {
-        epoch: end.epoch.clone(),
-        offset: end.offset - u64::from(is_announced),
-    };
-    if let Recovery::Since(since) = recovery
-        && rule != Recover::Log
-    {
-        let newest = match rule {
-            Recover::Last => {
-                let found = member.newest_message(&end, joined.trimmed).await;
-                found
-                    .inspect_err(|error| tracing::debug!(%error, "newest message not found"))
-                    .ok()?
-            }
-            Recover::None | Recover::Log => None,
-        };
-        let has_it = |it: &Publication| {
-            it.position.epoch == since.epoch && it.position.offset <= since.offset
-        };
-        let newest = newest.filter(|it| !has_it(it));
-        let reached = newest.as_ref().map_or(since, |it| &it.position);
-        let lost = (*reached != start).then_some(PositionReason::Skipped);
-        let replayed = u64::from(newest.is_some()) + u64::from(is_announced);
-        return Some(Placed {
-            begin: Resume { start, lost },
-            newest: newest.map(|it| (it, since.clone())),
-            recovered: Some(Recovered::by_rule(rule, replayed, &end)),
-        });
-    }
-    if let Recovery::Since(since) = recovery {
-        let resumed = member.resume(since, &end, joined.trimmed).await;
-        let resume = resumed
-            .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
-            .ok()?;
-        let recovered = Recovered::resumed(&resume, &end);
-        return Some(Placed {
-            begin: resume,
-            newest: None,
-            recovered: Some(recovered),
-        });
-    }
-    let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
-    Some(Placed {
-        begin: Resume { start, lost: None },
-        newest: None,
-        recovered,
-    })
-}
-
-/// The end of the log that a join found.
-fn position(joined: &JoinResponse) -> Option<Position> {
-    let position = joined.position.as_ref()?;
-    Some(Position {
-        epoch: Epoch::new(&position.epoch),
-        offset: position.offset,
-    })
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod admission_queue;
 mod commanded;
+mod earlier_positions;
 mod handler_call;
 mod hook_calls;
 mod hooked;
@@ -21,6 +22,7 @@ mod replies;
 mod request_step;
 mod secret;
 mod send;
+mod start;
 
 use crate::access::{self, AccessControl, Claims, Right, Rights};
 use crate::chat_client::{CALL, Chat, Window};
@@ -35,7 +37,8 @@ use crate::random::unguessable;
 use crate::routes::Routes;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
-use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
+use channel_store::{ChannelName, Inboxes, Place, Position, SessionId, User};
+use earlier_positions::EarlierPositions;
 use hooked::Kept;
 use identity::Identity;
 use join::Refused;
@@ -163,6 +166,8 @@ struct Session {
     registration: Arc<Registration>,
     window: Arc<Window>,
     channels: Vec<JoinedChannel>,
+    /// Where the client was before it came back.
+    earlier: Option<Box<EarlierPositions>>,
     /// What the user's token says, and what the hook has decided.
     identity: Option<Box<Identity>>,
 }
@@ -195,6 +200,11 @@ impl Session {
         let channel = channel.or(self.home.as_ref())?;
         let mut channels = self.channels.iter();
         channels.find(|joined| joined.membership.channel() == channel)
+    }
+
+    /// Where the client was in a channel that it is about to join, if it has said so at its login. This counts once.
+    fn take_earlier(&mut self, channel: &ChannelName) -> Option<Position> {
+        self.earlier.as_mut()?.take(channel)
     }
 }
 
@@ -354,6 +364,7 @@ impl Handlers {
             user,
             channel,
             recovery,
+            earlier,
             resume,
         } = login;
         let Some(id) = new_session_id() else {
@@ -473,6 +484,7 @@ impl Handlers {
             window: Arc::default(),
             // Most sessions are in one channel.
             channels: Vec::with_capacity(1),
+            earlier: earlier.kept(),
             identity,
         };
         if let Some(mut joined) = joined {

@@ -4,6 +4,7 @@
 //! types than strings and numbers are 参数无效 (F12). So are numbers that JavaScript can't tell from their neighbours,
 //! because two users would become one.
 
+use super::earlier_positions::EarlierPositions;
 use super::recovery::{self, Recovery};
 use super::secret::Secret;
 use crate::access::user_id;
@@ -12,6 +13,7 @@ use channel_store::{ChannelName, IdempotencyKey, Position, User, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::mem;
 use wire::{Protocol, Reason, Refusal, RequestBody};
 
 /// The largest number that JavaScript can tell from the next one, 2⁵³ − 1. Ids beyond it must be strings.
@@ -24,8 +26,10 @@ pub(crate) struct Login {
     pub user: User,
     /// `lessonId`: the channel that the session joins at once. `None`: the session begins without a channel.
     pub channel: Option<ChannelName>,
-    /// `since`, `positions`.
+    /// `since`, `positions`: about this channel.
     pub recovery: Recovery,
+    /// `positions`: about all others.
+    pub earlier: EarlierPositions,
     /// `resume`: the secret from the answer to an earlier login.
     pub resume: Option<Secret>,
 }
@@ -46,7 +50,8 @@ impl Login {
         protocol: Protocol,
         known: Option<&UserId>,
     ) -> Result<Self, Refusal> {
-        let fields = fields(body)?;
+        let mut fields = fields(body)?;
+        let mut earlier = earlier_positions(&mut fields)?;
         let user = match (truthy(fields.get("userId")), known) {
             (Some(user), _) => Named::Here(user),
             (None, Some(known)) => Named::InToken(known),
@@ -64,14 +69,19 @@ impl Login {
             },
         };
         let channel = channel.map(|it| channel_name("lessonId", it)).transpose()?;
-        let recovery = recovery(&fields)?;
+        let mut recovery = recovery(&fields)?;
         if channel.is_none() && matches!(recovery, Recovery::Since(_)) {
             return Err(missing("lessonId, the channel that since belongs to,"));
+        }
+        let here = channel.as_ref().and_then(|it| earlier.take(it));
+        if let (Some(position), Recovery::Positions) = (here, &recovery) {
+            recovery = Recovery::Since(position);
         }
         Ok(Self {
             user,
             channel,
             recovery,
+            earlier,
             resume: resume(fields.get("resume"))?,
         })
     }
@@ -318,6 +328,20 @@ fn recovery(fields: &Map<String, Value>) -> Result<Recovery, Refusal> {
     })
 }
 
+/// Takes the positions out of the parameters of a login, and leaves the wish to be told positions there.
+fn earlier_positions(fields: &mut Map<String, Value>) -> Result<EarlierPositions, Refusal> {
+    let Some(positions @ Value::Object(_)) = fields.get_mut("positions") else {
+        return Ok(EarlierPositions::default());
+    };
+    let positions = mem::replace(positions, Value::Bool(true));
+    let read = positions.as_object().and_then(EarlierPositions::parse);
+    read.ok_or_else(|| {
+        let what =
+            format!("true, false, or an object that gives at most 100 channels {POSITION} each");
+        invalid("positions", &what)
+    })
+}
+
 fn channel(fields: &Map<String, Value>) -> Result<Option<ChannelName>, Refusal> {
     named(fields.get("channel"))
 }
@@ -386,6 +410,7 @@ fn to_name(parameter: &str, value: &Value) -> Result<(String, bool), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use channel_store::Epoch;
     use serde_json::json;
 
     /// Parses a login of one of the original's clients.
@@ -557,6 +582,34 @@ mod tests {
         let since = r#"{"channel":4,"since":{"epoch":7,"offset":1}}"#;
         let refused = reason(JoinChannel::parse(&object(since)));
         assert_eq!(refused, Err(Reason::InvalidParameter));
+    }
+
+    #[test]
+    fn a_login_may_say_where_the_client_was_in_each_channel() {
+        let json = r#"{"userId":"u","lessonId":4,"positions":{"4":{"epoch":"e","offset":2},"a":{"epoch":"e","offset":7}}}"#;
+        let Login {
+            recovery,
+            mut earlier,
+            ..
+        } = parse(json).unwrap();
+        let at = |offset| Position {
+            epoch: Epoch::new("e"),
+            offset,
+        };
+        assert_eq!(recovery, Recovery::Since(at(2)));
+        assert_eq!(earlier.take(&named("4")), None, "it counts already");
+        assert_eq!(earlier.take(&named("a")), Some(at(7)));
+        let since = r#"{"userId":"u","lessonId":4,"since":{"epoch":"e","offset":9},"positions":{"4":{"epoch":"e","offset":2}}}"#;
+        assert_eq!(parse(since).unwrap().recovery, Recovery::Since(at(9)));
+        let none = r#"{"userId":"u","lessonId":4,"positions":{}}"#;
+        assert_eq!(parse(none).unwrap().recovery, Recovery::Positions);
+        for positions in [r#"{"a":7}"#, r#"[{"epoch":"e","offset":2}]"#, r#""a""#] {
+            let json = format!(r#"{{"userId":"u","lessonId":4,"positions":{positions}}}"#);
+            assert_eq!(parse(&json), Err(Reason::InvalidParameter), "{positions}");
+        }
+        let join = r#"{"channel":4,"positions":{"4":{"epoch":"e","offset":2}}}"#;
+        let refused = reason(JoinChannel::parse(&object(join)));
+        assert_eq!(refused, Err(Reason::InvalidParameter), "a join is for one");
     }
 
     #[test]

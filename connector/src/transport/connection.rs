@@ -9,7 +9,7 @@ use crate::metering::{self, Transport};
 use crate::transport::outlet::Outlet;
 use crate::transport::socket::WriteHalf;
 use bytes::{Buf, Bytes};
-use channel_store::{ChannelName, Position, SessionId, UserId};
+use channel_store::{SessionId, UserId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -165,11 +165,6 @@ impl Connection {
     /// True if a member of this connection has asked for positions, or if all clients of its protocol are told them.
     pub(crate) fn tells_positions(&self) -> bool {
         self.format.tells_positions() || self.tells_positions.load(Ordering::Relaxed)
-    }
-
-    /// Where the session begins in a channel that it is about to join, if its client has shown that when it opened its stream of events.
-    pub(crate) fn take_shown_position(&self, channel: &ChannelName) -> Option<Position> {
-        self.outlet.take_shown(channel)
     }
 
     /// The session is out of a channel because the channel was deleted. Its loop looks after that soon.

@@ -9,7 +9,6 @@
 use crate::limits::QueueLimits;
 use crate::transport::socket::WriteHalf;
 use bytes::Bytes;
-use channel_store::{ChannelName, Position};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice};
@@ -40,8 +39,6 @@ struct State {
     under_way: usize,
     /// What comes before everything else.
     opening: Bytes,
-    /// Where the client was when it broke off, in channels that the session has not joined yet.
-    shown: Vec<(ChannelName, Position)>,
     /// There will be no socket.
     is_over: bool,
     limits: Arc<QueueLimits>,
@@ -80,11 +77,10 @@ impl Drop for Waiting {
 
 impl EventOutlet {
     /// The client comes back with this id. There is no socket yet.
-    pub(crate) fn new(id: EventId, pause: u32, limits: &Arc<QueueLimits>) -> Arc<Self> {
+    pub(crate) fn new(id: &EventId, pause: u32, limits: &Arc<QueueLimits>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                stream: EventStream::new(&id, pause),
-                shown: id.positions,
+                stream: EventStream::new(id, pause),
                 rendered: Vec::new(),
                 sent: 0,
                 under_way: 0,
@@ -105,9 +101,7 @@ impl EventOutlet {
 
     /// Sets what comes first, as records. The session is in all its channels. To be called before there is a socket.
     pub(crate) fn opens_with(&self, records: Bytes) {
-        let mut state = self.state.lock();
-        state.opening = records;
-        state.shown = Vec::new();
+        self.state.lock().opening = records;
     }
 
     /// Begins to write to a socket. Returns what the caller has to send first.
@@ -116,13 +110,6 @@ impl EventOutlet {
         let _ = self.socket.set(socket);
         self.begun.notify_waiters();
         opening
-    }
-
-    /// Where the client was in a channel, if the session has not joined it since the client is back. To be called when it joins.
-    pub(crate) fn take_shown(&self, channel: &ChannelName) -> Option<Position> {
-        let shown = &mut self.state.lock().shown;
-        let place = shown.iter().position(|(it, _)| it == channel)?;
-        Some(shown.swap_remove(place).1)
     }
 
     /// A new id for a request, whose reply will be given to the result.
@@ -268,7 +255,6 @@ impl Drop for State {
 mod tests {
     use super::*;
     use crate::transport::socket::Socket;
-    use channel_store::Epoch;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
     use wire::WireFormat;
@@ -279,7 +265,7 @@ mod tests {
             positions: Vec::new(),
             is_last: false,
         };
-        EventOutlet::new(id, 1_000, limits)
+        EventOutlet::new(&id, 1_000, limits)
     }
 
     fn records(count: u64) -> Vec<u8> {
@@ -372,26 +358,5 @@ mod tests {
         outlet.writable().await.unwrap();
         let error = write(&outlet, &records(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-    }
-
-    #[test]
-    fn a_position_that_the_client_has_shown_counts_for_one_join() {
-        let channel = ChannelName::new("a").unwrap();
-        let position = Position {
-            epoch: Epoch::new("e"),
-            offset: 7,
-        };
-        let id = EventId {
-            secret: "8Qp1v0Zc2mXyT7aBd3fGhA".to_owned(),
-            positions: vec![(channel.clone(), position.clone())],
-            is_last: false,
-        };
-        let limits = QueueLimits::new(1 << 20, 1 << 20);
-        let outlet = EventOutlet::new(id.clone(), 0, &limits);
-        assert_eq!(outlet.take_shown(&channel), Some(position));
-        assert_eq!(outlet.take_shown(&channel), None);
-        let outlet = EventOutlet::new(id, 0, &limits);
-        outlet.opens_with(Bytes::new());
-        assert_eq!(outlet.take_shown(&channel), None, "the stream has begun");
     }
 }

@@ -4,7 +4,6 @@ use crate::transport::event_outlet::EventOutlet;
 use crate::transport::mailbox::Mailbox;
 use crate::transport::socket::WriteHalf;
 use bytes::Bytes;
-use channel_store::{ChannelName, Position};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::{Arc, OnceLock};
@@ -123,14 +122,6 @@ impl Outlet {
         };
         events.answer(id, body);
         true
-    }
-
-    /// See [`EventOutlet::take_shown`].
-    pub(crate) fn take_shown(&self, channel: &ChannelName) -> Option<Position> {
-        match &self.0 {
-            Kind::Events(events) => events.take_shown(channel),
-            _ => None,
-        }
     }
 
     /// True if the client's requests come over other sockets than its messages.

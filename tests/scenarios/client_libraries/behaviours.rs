@@ -445,6 +445,51 @@ pub(super) async fn a_token_is_refreshed_before_it_expires_and_asked_for_again_w
     assert_eq!(online, 1, "{states:?}");
 }
 
+/// Such a token lets a session in at its login, before it can ask for what it has missed.
+pub(super) async fn with_a_token_that_names_the_channel_nobody_sees_it_leave_and_it_misses_nothing(
+    library: Library,
+) {
+    let claims = ["ann", "ben"].map(|user| json!({"sub": user, "channels": [ROOM]}));
+    let made = issued(in_python(), "ES256", "k", 3_600, &claims);
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("jwks.json");
+    std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
+    let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
+    let flags = [&["--auth-mode", "jwt"], &GRACE[..]].concat();
+    let standalone = file.standalone(&flags).await;
+    let relay = Relay::to(standalone.address()).await;
+    let mut driver = Driver::start(library);
+    let url = format!("ws://{}", standalone.address());
+    for (client, url, token) in [
+        ("ann", at(&relay)["url"].clone(), &made.tokens[0]),
+        ("ben", json!(url), &made.tokens[1]),
+    ] {
+        let path = folder.path().join(client);
+        std::fs::write(&path, token).expect("written");
+        let connect = json!({"url": url, "tokenFile": path});
+        driver.member(client, ROOM, connect).await;
+    }
+    for away in 0..5 {
+        relay.refuse();
+        let missed = [0, 1].map(|it| format!("{away}.{it}"));
+        for content in &missed {
+            driver.done("ben", "send", say(content)).await;
+        }
+        relay.admit();
+        driver.until_heard("ann", &missed[1]).await;
+    }
+    let expected: Vec<String> = (0..10).map(|it| format!("{}.{}", it / 2, it % 2)).collect();
+    assert_eq!(driver.heard("ann"), expected);
+    assert_eq!(driver.told("ann", "lost"), [] as [Value; 0]);
+    driver.done("ann", "send", say("end")).await;
+    driver.until_heard("ben", "end").await;
+    let seen = ["join", "leave"].map(|event| {
+        let seen = driver.told("ben", event).into_iter();
+        seen.filter(|it| it["userId"] == "ann").collect::<Vec<_>>()
+    });
+    assert!(seen.iter().all(Vec::is_empty), "{seen:?}");
+}
+
 pub(super) async fn over_tls_it_does_the_same(library: Library) {
     let authority = Authority::new();
     let (standalone, _identity) = encrypted(&authority, &[]).await;

@@ -1,6 +1,7 @@
 //! Many clients of one library, through all faults at once.
 
 use super::driver::{Driver, Library};
+use crate::proxies_in_front::{FORWARDED, Front, PREFACED};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -130,13 +131,44 @@ fn faults() -> Vec<Fault> {
     faults
 }
 
+/// A proxy with TLS between the clients and the connectors.
+struct Proxy {
+    example: &'static str,
+    connector_flags: &'static [&'static str],
+}
+
+const HAPROXY: Proxy = Proxy {
+    example: "haproxy/tcp.cfg",
+    connector_flags: &PREFACED,
+};
+const NGINX: Proxy = Proxy {
+    example: "nginx/http.conf",
+    connector_flags: &FORWARDED,
+};
+
 pub(super) async fn through_cuts_kills_restarts_and_a_failover_each_message_is_seen_once_in_order_or_told_lost(
     library: Library,
 ) {
+    go_through_all(library, None).await;
+}
+
+pub(super) async fn behind_haproxy_each_message_is_seen_once_in_order_or_told_lost(
+    library: Library,
+) {
+    go_through_all(library, Some(HAPROXY)).await;
+}
+
+pub(super) async fn behind_nginx_each_message_is_seen_once_in_order_or_told_lost(library: Library) {
+    go_through_all(library, Some(NGINX)).await;
+}
+
+/// Clients send while all faults happen, and each is given each message once in order, or told what is lost.
+async fn go_through_all(library: Library, proxy: Option<Proxy>) {
     let (clients, each) = if long() { (20, 500) } else { (6, 60) };
     let plan = Plan::of(2, 2)
         .alone()
         .connector_flags(&["--grace", "1m"])
+        .connector_flags(proxy.as_ref().map_or(&[], |it| it.connector_flags))
         .chat_flags(&WHOLE_LOG)
         .chat_flags(if long() { &["--ack", "replica"] } else { &[] });
     let _permit = plan.permit().await;
@@ -146,9 +178,14 @@ pub(super) async fn through_cuts_kills_restarts_and_a_failover_each_message_is_s
         Store::Alone(Redis::start().await)
     };
     let mut services = plan.services(&store.url(), &store.url()).await;
+    let front = match proxy {
+        Some(it) => Some(Front::start_from(it.example, &services.connectors, 1).await),
+        None => None,
+    };
     let mut relays = Vec::new();
     for connector in &services.connectors {
-        relays.push(Relay::to(connector.address()).await);
+        let target = front.as_ref().map_or(connector.address(), Front::address);
+        relays.push(Relay::to(target).await);
     }
     let mut driver = Driver::start(library);
     let names: Vec<String> = (0..clients).map(|it| format!("client{it}")).collect();

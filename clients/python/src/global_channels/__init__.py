@@ -12,6 +12,7 @@ from .channel import Channel
 from .chat import Chat, connect
 from .errors import ChatError
 from .events import (
+    Added,
     Body,
     Ephemeral,
     Join,
@@ -38,6 +39,7 @@ from .streams import Stream
 from .tokens import GetToken
 
 __all__ = [
+    "Added",
     "Body",
     "Channel",
     "Chat",

@@ -56,6 +56,10 @@ class Owner(Protocol):
         """A message was stored."""
         ...
 
+    def _on_added(self, channel: str) -> None:
+        """The server has let us into this channel although we did not ask."""
+        ...
+
     def _hold(self, channel: "Channel", *, is_needed: bool) -> None:
         """Keeps the channel although the application holds it no more, as long as it is needed."""
         ...
@@ -248,12 +252,9 @@ class Channel:
         """The task that is over when async listeners have got what they were told."""
         return self._listeners.busy()
 
-    def _added(self, position: Position) -> None:
+    def _added(self, told: Mapping[str, Any]) -> None:
         """A back end has made this client a member, or the user's token has."""
-        result = self._membership.added(position)
-        if result is not None:
-            self._follower.position = position
-            self._entered(position, recovered=result.recovered)
+        self._membership.added(told)
 
     def _removed(self) -> None:
         """A back end has ended the membership, or has deleted the channel."""
@@ -283,6 +284,10 @@ class Channel:
     def _since(self) -> Position | None:
         """Where to go on after a reconnect, or after a restart."""
         return self.position or self._memory.position(self.name)
+
+    def _on_added(self) -> None:
+        """The server has let us in although we did not ask."""
+        self._owner._on_added(self.name)
 
     def _on_joined(self, result: JoinResult, since: Position | None) -> None:
         """The server has let us in."""

@@ -10,7 +10,7 @@ from .backoff import Backoff
 from .channel import Channel, Unsubscribe
 from .connection import object_to_json
 from .errors import CLOSED, QUEUE_FULL, ChatError
-from .events import Body, Push, State, StateName, UserId
+from .events import Added, Body, Push, State, StateName, UserId
 from .line import Line
 from .listeners import Listener, Listeners
 from .options import Options
@@ -25,7 +25,7 @@ STOP_WITHIN = 3.0  # seconds, for the socket and a storage when the chat is clos
 
 LISTENERS_WITHIN = 1.0  # seconds, for async listeners
 
-EVENTS = ("state", "push")
+EVENTS = ("state", "push", "added")
 
 
 def connect(
@@ -141,14 +141,20 @@ class Chat:
             raise outcome.error
         return dict(outcome.body or {})
 
-    async def close(self) -> None:
-        """Logs out. The stored secret is forgotten, and everything that is pending fails with `CLOSED`.
+    async def close(self, *, forget: bool = False) -> None:
+        """Logs out: others see the user leave, and everything that is pending fails with `CLOSED`.
+
+        The storage keeps the positions, so that the next chat begins where this one ends. With `forget` it keeps nothing.
 
         Returns when the socket is closed and async listeners have got what they were told, which takes three seconds at
         most. Messages that were not awaited may not have been sent.
         """
+        if forget:
+            self._memory.clear()
         self._finish(ChatError(CLOSED, "It was closed by the application."))
         await self._session.stopped(STOP_WITHIN)
+        # It may have been closed before, by the server.
+        await self._memory.finish()
         busy = [self._listeners.busy(), *(channel._busy() for channel in tuple(self._channels.values()))]
         if tasks := {task for task in busy if task is not None}:
             _, late = await asyncio.wait(tasks, timeout=LISTENERS_WITHIN)
@@ -167,6 +173,8 @@ class Chat:
     def on(self, event: Literal["state"], listener: Callable[[State], object]) -> Unsubscribe: ...
     @overload
     def on(self, event: Literal["push"], listener: Callable[[Push], object]) -> Unsubscribe: ...
+    @overload
+    def on(self, event: Literal["added"], listener: Callable[[Added], object]) -> Unsubscribe: ...
 
     def on(self, event: str, listener: Listener) -> Unsubscribe:
         """Calls the listener for each event of this type. Returns a function that removes it again.
@@ -192,6 +200,10 @@ class Chat:
     def _on_useful(self) -> None:
         """A message was stored."""
         self._session.on_useful()
+
+    def _on_added(self, channel: str) -> None:
+        """The server has let us into this channel although we did not ask."""
+        self._listeners.tell("added", Added(channel))
 
     # What the session does
 
@@ -220,8 +232,8 @@ class Chat:
             if (found := self._channels.get(str(channel))) is not None:
                 found._push(push)
         elif route == "onAdded":
-            if body.get("channel") and (position := Position.read(body.get("position"))) is not None:
-                self.channel(str(body["channel"]))._added(position)
+            if body.get("channel") and Position.read(body.get("position")) is not None:
+                self.channel(str(body["channel"]))._added(body)
         elif route == "onRemoved":
             if (found := self._channels.get(str(body.get("channel")))) is not None:
                 found._removed()

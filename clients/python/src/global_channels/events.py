@@ -39,6 +39,14 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """A back end, or the user's token, has made the user a member of this channel. Its `joined` and other events follow."""
+
+    type: ClassVar[Literal["added"]] = "added"
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """A message of a channel. `user_id` is None if a back end has sent it in nobody's name.
 

@@ -1,10 +1,10 @@
 """Being in one channel: joining, coming back after each reconnect, and leaving."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from .backoff import Backoff
 from .connection import Connection, Outcome, to_json
@@ -36,6 +36,10 @@ class Host(Protocol):
 
     def _since(self) -> Position | None:
         """The position to come back with."""
+        ...
+
+    def _on_added(self) -> None:
+        """The server has let us in although we did not ask."""
         ...
 
     def _on_joined(self, result: JoinResult, since: Position | None) -> None:
@@ -144,23 +148,26 @@ class Membership:
         self._stop_pause()
         self._leaving.resolve(None)
 
-    def added(self, position: Position) -> JoinResult | None:
-        """A back end, or our token, has made us a member. None: we are not in, at least for now."""
+    def added(self, told: Mapping[str, Any]) -> None:
+        """A back end, or our token, has made us a member. The server has told us where we begin."""
         if self._unanswered_leaves > 0:
-            return None  # This is over as soon as the leave that is under way.
+            return  # This is over as soon as the leave that is under way.
+        self.is_wanted = self._is_known = self._is_entered = True
+        self._host._on_added()
+        if not self.is_wanted:
+            return  # The application has left at once.
         self._stop_pause()
-        self.is_wanted = self._is_known = True
         # If a join is under way, it is answered with ALREADY_JOINED now, which says nothing new.
         self._attempt = None
         since = self._host._since()
-        if since is None or since == position:
-            result = JoinResult(position, recovered=since is not None, replayed=0)
+        if since is None or "recovered" in told:
+            result = _read(told, since)
             self._enter(result)
-            return result
-        # A token lets us in before we can say where we were. To get what we missed, we come in again, and say it.
-        self._say_leave()
-        self._ask()
-        return None
+            self._host._on_joined(result, since)
+        else:
+            # We are in before we could say where we were. To get what we missed, we come in again.
+            self._say_leave()
+            self._ask()
 
     def removed(self, why: ChatError) -> None:
         """A back end has ended the membership."""
@@ -194,7 +201,7 @@ class Membership:
         error = outcome.error
         if error is None:
             self._backoff.reset()
-            result = _read(outcome, since)
+            result = _read(outcome.body or {}, since)
             self._enter(result)
             self._host._on_joined(result, since)
         elif error.reason == ALREADY_JOINED:
@@ -252,8 +259,7 @@ class Membership:
             self._pause = None
 
 
-def _read(outcome: Outcome, since: Position | None) -> JoinResult:
-    body = outcome.body or {}
+def _read(body: Mapping[str, Any], since: Position | None) -> JoinResult:
     position = Position.read(body.get("position")) or since or Position("", 0)
     replayed = body.get("replayed")
     return JoinResult(position, body.get("recovered") is True, replayed if isinstance(replayed, int) else 0)

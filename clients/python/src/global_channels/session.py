@@ -208,7 +208,9 @@ class Session:
         self._was_in = self._is_stored_secret = False
 
     def _credentials(self, token: str | None) -> dict[str, Any]:
-        body: dict[str, Any] = {"positions": True, "resume": self._memory.secret}
+        # A token may make us a member before we can say where we were.
+        positions = self._memory.to_show() if self._tokens else True
+        body: dict[str, Any] = {"positions": positions, "resume": self._memory.secret}
         if self._options.user is not None:
             body["userId"] = self._options.user
         if token is not None:

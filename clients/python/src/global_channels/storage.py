@@ -18,7 +18,9 @@ WRITE_EVERY = 1.0  # seconds
 
 ANSWER_WITHIN = 10.0  # seconds: a storage that hangs must not keep the chat from connecting
 
-MOST_POSITIONS = 200  # A session is in 100 channels at most. The rest is of channels that it may join again.
+MOST_CHANNELS = 100  # A session is in no more.
+
+MOST_POSITIONS = 200  # Those of channels that it may join again are kept, too.
 
 
 class Storage(Protocol):
@@ -119,6 +121,11 @@ class Memory:
             if position is not None:
                 self.note(channel, position)
 
+    def to_show(self) -> dict[str, Any]:
+        """Where this user was in as many channels as a session may be in, in the form of the protocol."""
+        latest = tuple(self._positions.items())[-MOST_CHANNELS:]
+        return {channel: position.to_json() for channel, position in latest}
+
     def keep(self, secret: str | None) -> None:
         """Keeps the secret, or forgets it."""
         if secret != self.secret:
@@ -136,6 +143,12 @@ class Memory:
         """Forgets the position in a channel."""
         if self._positions.pop(channel, None) is not None:
             self._changed()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.secret = None
+        self._positions.clear()
+        self._changed()
 
     def _changed(self) -> None:
         self._is_dirty = True

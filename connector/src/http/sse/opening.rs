@@ -55,7 +55,7 @@ impl Opening {
             },
         };
         let pause = PAUSE + fastrand::u32(..PAUSE);
-        let outlet = EventOutlet::new(id.clone(), pause, queues);
+        let outlet = EventOutlet::new(&id, pause, queues);
         let connection = Connection::new(Arc::clone(&outlet), WireFormat::SSE, Arc::clone(queues));
         let (posted, posts) = mpsc::channel(1);
         let opening = Self {
@@ -132,14 +132,17 @@ impl Opening {
 
     async fn log_in(&self, user: Option<&str>) -> Result<Told, Refused> {
         let home = self.channels.first();
+        // A token may make the session a member before it can be asked.
+        let positions = self.id.positions.iter();
+        let positions = positions.map(|(channel, at)| (channel.to_string(), json_of(at)));
         let mut body = Map::new();
         body.insert("resume".to_owned(), self.id.secret.as_str().into());
+        body.insert("positions".to_owned(), Value::Object(positions.collect()));
         if let Some(user) = user {
             body.insert("userId".to_owned(), user.into());
         }
         if let Some(home) = home {
             body.insert("lessonId".to_owned(), home.as_str().into());
-            self.add_position(home, &mut body);
         }
         let mut told = Told::default();
         let reply = self.ask("connector.handler.login", body).await?;
@@ -171,7 +174,11 @@ impl Opening {
     async fn join(&self, channel: &ChannelName) -> Result<Option<Map<String, Value>>, Refused> {
         let mut body = Map::new();
         body.insert("channel".to_owned(), channel.as_str().into());
-        self.add_position(channel, &mut body);
+        let (name, value) = match self.shown(channel) {
+            Some(position) => ("since", json_of(position)),
+            None => ("positions", true.into()),
+        };
+        body.insert(name.to_owned(), value);
         match self.ask("chat.handler.join", body).await {
             Ok(reply) => Ok(Some(reply)),
             Err(refused) if refused.is_for(Reason::AlreadyJoined) => Ok(None),
@@ -182,17 +189,6 @@ impl Opening {
     fn shown(&self, channel: &ChannelName) -> Option<&Position> {
         let mut positions = self.id.positions.iter();
         Some(&positions.find(|(it, _)| it == channel)?.1)
-    }
-
-    fn add_position(&self, channel: &ChannelName, body: &mut Map<String, Value>) {
-        let (name, value) = match self.shown(channel) {
-            Some(Position { epoch, offset }) => (
-                "since",
-                json!({ "epoch": epoch.as_str(), "offset": offset }),
-            ),
-            None => ("positions", true.into()),
-        };
-        body.insert(name.to_owned(), value);
     }
 
     /// Notes what a reply says of a channel.
@@ -230,6 +226,10 @@ impl Opening {
     pub(super) fn has_begun(mut self) {
         self.has_begun = true;
     }
+}
+
+fn json_of(Position { epoch, offset }: &Position) -> Value {
+    json!({ "epoch": epoch.as_str(), "offset": offset })
 }
 
 impl Drop for Opening {

@@ -25,6 +25,10 @@ fn added(body: &Value) -> Told {
     Told::Push { route, body }
 }
 
+fn at_json(epoch: &str, offset: u64) -> Value {
+    json!({"epoch": epoch, "offset": offset})
+}
+
 fn removed() -> Told {
     let (route, body) = ("onRemoved".to_owned(), json!({"channel": "room"}));
     Told::Push { route, body }
@@ -125,6 +129,56 @@ async fn an_added_client_of_the_original_is_told_no_position_unless_it_has_asked
         };
         assert_eq!(body["offset"] == 5, more["positions"] == true, "{body}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_added_gets_what_it_missed_if_it_has_said_at_its_login_where_it_was() {
+    let positions = json!({"room": at_json("a", 2), "other": at_json("a", 1)});
+    let mut scene = guest(WireFormat::JSON, &json!({ "positions": positions })).await;
+    let (command, answer) = asked(SessionCommand::Join);
+    tokio::join!(scene.me.obey(command), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+        let resumed = scene.script.read_from(at("a", 2)).await;
+        resumed.answer(page(at("a", 2), vec![], 5));
+    });
+    assert_eq!(answer.await.unwrap(), Ok(at("a", 2)));
+    scene.script.publish(publication("a", 5));
+    let read = scene.script.read_from(at("a", 2)).await;
+    let missed = vec![publication("a", 3), publication("a", 4)];
+    read.answer(page(at("a", 2), missed, 4));
+    let told = json!({
+        "channel": "room",
+        "position": at_json("a", 5),
+        "recovered": true,
+        "replayed": 3,
+    });
+    assert_eq!(scene.client.next().await, added(&told));
+    assert_eq!(scene.client.offsets(3).await, [3, 4, 5]);
+
+    // It counts once.
+    assert_eq!(scene.instance_leaves().await, Ok(true));
+    assert_eq!(scene.client.next().await, removed());
+    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
+    let told = json!({"channel": "room", "position": at_json("a", 4)});
+    assert_eq!(scene.client.next().await, added(&told));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_client_was_at_its_login_does_not_count_after_its_own_join() {
+    let positions = json!({"room": at_json("a", 2)});
+    let mut scene = guest(WireFormat::JSON, &json!({ "positions": positions })).await;
+    let join = request(2, "chat.handler.join", &json!({"channel": "room"}));
+    tokio::join!(scene.me.handle(join, Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    assert_eq!(scene.client.next().await, reply(2, r#"{"code":0}"#));
+    assert_eq!(scene.instance_leaves().await, Ok(true));
+    assert_eq!(scene.client.next().await, removed());
+    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
+    let told = json!({"channel": "room", "position": at_json("a", 4)});
+    assert_eq!(scene.client.next().await, added(&told));
 }
 
 #[tokio::test(start_paused = true)]
