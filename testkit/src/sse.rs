@@ -43,6 +43,8 @@ pub struct Received {
     pub body: String,
     /// The stream is over.
     pub is_over: bool,
+    /// What has come of the present line.
+    text: BytesMut,
     /// What the lines of the present event have said.
     fields: Fields,
 }
@@ -353,6 +355,20 @@ async fn read(
     });
 }
 
+/// Takes a chunk off, as proxies write them: its length, its bytes, and an end of line after each. `None`: there is no whole one.
+fn chunk(buffer: &mut BytesMut) -> Option<BytesMut> {
+    let end = buffer.windows(2).position(|it| it == b"\r\n")?;
+    let length = std::str::from_utf8(&buffer[..end]).expect("a length");
+    let length = usize::from_str_radix(length, 16).expect("a length");
+    if buffer.len() < end + 2 + length + 2 {
+        return None;
+    }
+    let _ = buffer.split_to(end + 2);
+    let chunk = buffer.split_to(length);
+    let _ = buffer.split_to(2);
+    Some(chunk)
+}
+
 /// Takes the whole lines off.
 fn take(record: &mut Received, buffer: &mut BytesMut) {
     if record.head.is_none() {
@@ -368,8 +384,16 @@ fn take(record: &mut Received, buffer: &mut BytesMut) {
     if !record.head.as_ref().is_some_and(is_stream) {
         return;
     }
-    while let Some(end) = buffer.iter().position(|it| *it == b'\n') {
-        let line = buffer.split_to(end + 1);
+    let is_chunked = |(_, head): &(u16, String)| head.contains("transfer-encoding: chunked");
+    if record.head.as_ref().is_some_and(is_chunked) {
+        while let Some(chunk) = chunk(buffer) {
+            record.text.unsplit(chunk);
+        }
+    } else {
+        record.text.unsplit(buffer.split());
+    }
+    while let Some(end) = record.text.iter().position(|it| *it == b'\n') {
+        let line = record.text.split_to(end + 1);
         let line = std::str::from_utf8(&line[..end]).expect("UTF-8");
         record.line(line.strip_suffix('\r').unwrap_or(line));
     }
