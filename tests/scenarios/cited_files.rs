@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use testkit::workspace;
 
 /// How paths of the repository begin. Text in backticks that begins otherwise is a relative path, or no path.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "channel-store/",
     "chat/",
     "connector/",
     "deploy/",
     "docs/",
+    "examples/",
     "runtime/",
     "standalone/",
     "testkit/",

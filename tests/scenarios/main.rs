@@ -38,6 +38,7 @@ mod drained_connectors;
 mod ends;
 mod ephemerals;
 mod example_settings;
+mod examples;
 mod finding_channels;
 mod full_memory;
 mod grace;

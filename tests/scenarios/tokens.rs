@@ -123,7 +123,7 @@ pub(crate) struct AccessFile {
 }
 
 impl AccessFile {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("access.toml");
         std::fs::write(&path, text).expect("written");

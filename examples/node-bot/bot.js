@@ -1,0 +1,48 @@
+// A bot for one channel: it answers !help, !who and !last N, and greets whoever joins.
+
+import { connect } from 'global-channels-client';
+import WebSocket from 'ws'; // Node 22 has a WebSocket of its own. Then leave this out.
+import { fileStorage } from './file-storage.js';
+
+const { CHAT_URL = 'http://127.0.0.1:3010', CHANNEL = 'lobby', BOT = 'node-bot', FOLDER = '.' } = process.env;
+
+const chat = connect(CHAT_URL, { user: BOT, storage: fileStorage(FOLDER), WebSocket });
+const room = chat.channel(CHANNEL);
+const nameOf = ({ userId }) => userId ?? 'the server';
+
+const commands = {
+  help: () => 'I answer !help, !who and !last N.',
+  who: async () => `Here are ${(await room.members()).map(nameOf).join(', ')}.`,
+  last: async ({ epoch, offset }, count) => {
+    const lines = [];
+    const most = Math.min(Number(count) || 5, 20);
+    for await (const event of room.history({ from: { epoch, offset } })) {
+      if (event.type === 'message') lines.unshift(`${nameOf(event)}: ${event.body.content}`);
+      if (lines.length === most) break;
+    }
+    return lines.join('\n') || 'Nothing was said before.';
+  },
+};
+
+room.on('message', async (event) => {
+  const [, command, count] = /^!(help|who|last)\b\s*(\d*)/.exec(event.body.content) ?? [];
+  if (command && event.userId !== BOT) await room.send({ content: await commands[command](event, count) });
+});
+room.on('join', async (event) => {
+  if (event.userId !== BOT) await room.send({ content: `Welcome, ${nameOf(event)}! Say !help to see what I can do.` });
+});
+room.on('lost', ({ reason }) => console.error(`lost (${reason}): I was not given all messages, so I may not have answered some.`));
+room.on('parted', ({ reason }) => {
+  console.error(`I am out of the channel (${reason}).`);
+  process.exit(1);
+});
+chat.on('state', ({ state, reason = '' }) => {
+  console.error(state, reason);
+  if (state === 'closed') process.exit(1);
+});
+
+// This does not call chat.close(), which would forget where the bot was. So the next start answers what was asked meanwhile.
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit());
+
+await room.join();
+console.log(`${BOT} is in ${CHANNEL}.`);

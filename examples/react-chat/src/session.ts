@@ -1,0 +1,48 @@
+// Who is logged in in this tab. It lives outside of the components, because a chat is one session: React may call a component
+// twice, and may end and begin its effects again, and neither must log in a second time.
+
+import { connect, type Chat } from 'global-channels-client';
+import { useSyncExternalStore } from 'react';
+
+interface Session {
+  user?: string;
+  chat?: Chat;
+  /** Why the last session has ended. */
+  ended?: string;
+}
+
+const USER = 'user';
+let session: Session = {};
+const listeners = new Set<() => void>();
+
+function become(next: Session) {
+  session = next;
+  for (const listener of listeners) listener();
+}
+
+export function logIn(user: string) {
+  sessionStorage.setItem(USER, user);
+  // After a reload of the tab, the storage lets the session take its place again: nobody sees it leave.
+  const chat = connect(location.origin, { user, storage: sessionStorage });
+  chat.on('state', ({ state, reason, message }) => {
+    if (state === 'closed' && reason !== 'CLOSED') become({ user, ended: message ?? reason ?? 'The session has ended.' });
+  });
+  become({ user, chat });
+}
+
+export function logOut() {
+  const { chat } = session;
+  sessionStorage.removeItem(USER);
+  become({});
+  chat?.close();
+}
+
+function subscribe(listener: () => void) {
+  listeners.add(listener);
+  return () => void listeners.delete(listener);
+}
+
+export const useSession = () => useSyncExternalStore(subscribe, () => session);
+
+const before = sessionStorage.getItem(USER);
+if (before) logIn(before);
