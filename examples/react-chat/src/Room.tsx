@@ -51,7 +51,7 @@ export function Room({ chat, user, name, onLogOut }: Props) {
         <p className="typing">{room.typing.length > 0 && `${room.typing.join(', ')} ${room.typing.length > 1 ? 'are' : 'is'} typing…`}</p>
         {room.parted ? (
           <p role="alert">
-            You are not in this channel any more ({room.parted}). <button onClick={room.join}>Join again</button>
+            You are not in this channel ({room.parted}). <button onClick={room.join}>Join again</button>
           </p>
         ) : (
           <form onSubmit={submit}>

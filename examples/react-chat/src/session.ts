@@ -22,7 +22,7 @@ function become(next: Session) {
 
 export function logIn(user: string) {
   sessionStorage.setItem(USER, user);
-  // After a reload of the tab, the storage lets the session take its place again: nobody sees it leave.
+  // After a reload of the tab, the session takes its place again, and is given what it has missed.
   const chat = connect(location.origin, { user, storage: sessionStorage });
   chat.on('state', ({ state, reason, message }) => {
     if (state === 'closed' && reason !== 'CLOSED') become({ user, ended: message ?? reason ?? 'The session has ended.' });

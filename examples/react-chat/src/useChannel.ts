@@ -97,8 +97,8 @@ class Room {
       // What we have missed since before a reload of the tab comes by itself. This loads what was before.
       void this.#loadOlder({ ...position, offset: position.offset - replayed + 1 });
     } catch (error) {
-      // We have left, or the server does not let us in.
-      if (this.#stops.length) this.#set({ parted: reasonOf(error) });
+      const reason = reasonOf(error);
+      if (reason !== 'LEFT') this.#set({ parted: reason });
     }
   };
 
@@ -149,6 +149,8 @@ class Room {
   }
 
   #lost(event: LostEvent) {
+    // After a reload of the tab, nothing is shown yet. What is loaded then has everything that the server still has.
+    if (!this.#state.entries.length) return;
     const { reason, from, to } = event;
     const entries = this.#with(event).map((it) => {
       const isGone = reason === 'diverged' && it.event.type !== 'lost' && it.event.epoch === from.epoch && it.event.offset > to.offset;
