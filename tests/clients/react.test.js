@@ -243,6 +243,44 @@ describe('the chat in React', function () {
     await until(ben, lastLines(1), ['anna: short']);
   });
 
+  it('has a hook that joins once for all components of a page, and leaves with the last one', async function () {
+    const channel = 'terrace';
+    const other = await witness(first, channel, 'neighbour');
+    const page = await open(anna.url(), DESKTOP);
+    // What the page itself imports, under the same addresses, so that there is one React.
+    await page.evaluate(async (channel) => {
+      const hook = await (await fetch('/src/useChannel.ts')).text();
+      const main = await (await fetch('/src/main.tsx')).text();
+      const imported = (source, name) => import(new RegExp(`from "([^"]*${name}[^"]*)"`).exec(source)[1]);
+      const { default: React } = await imported(hook, '/react\\.js');
+      const { default: dom } = await imported(main, 'react-dom_client');
+      const { connect } = await imported(hook, 'clients/js');
+      const { useChannel } = await import('/src/useChannel.ts');
+      const chat = connect(location.origin, { user: 'carl' });
+      await chat.online();
+      const Part = () => React.createElement('p', null, useChannel(chat, channel).members.join());
+      const part = React.createElement(Part);
+      const container = document.body.appendChild(document.createElement('section'));
+      window.root = dom.createRoot(container);
+      window.show = (...parts) => window.root.render(React.createElement(React.StrictMode, null, ...parts));
+      window.show(part, part);
+      window.part = part;
+    }, channel);
+    const texts = () => page.locator('section p').allTextContents();
+    await until(page, texts, ['neighbour,carl', 'neighbour,carl']);
+    await page.evaluate(() => window.show(window.part));
+    await until(page, texts, ['neighbour,carl']);
+    await other.say('still there');
+    const { members: seen } = await other.ask('chat.handler.members', { channel });
+    seen.map(({ sessions }) => sessions).should.eql([1, 1]);
+    should(['onJoin', 'onLeave'].map((route) => other.heard(route, 'carl').length)).eql([1, 0]);
+    await page.evaluate(() => window.root.unmount());
+    await until(page, () => other.heard('onLeave', 'carl').length, 1);
+    other.heard('onJoin', 'carl').length.should.equal(1);
+    other.close();
+    await page.context().close();
+  });
+
   it('says what it has missed', async function () {
     await anna.goto(anna.url().replace('garden', 'newest-only'));
     await until(anna, members, ['anna']);

@@ -300,5 +300,5 @@ async fn people_chat_in_react_and_are_told_what_is_lost() {
     let status = mocha.ended_within(2 * INSTALLING).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("11 passing"), "{output}");
+    assert!(output.contains("12 passing"), "{output}");
 }
