@@ -31,7 +31,9 @@ room.on('message', async (event) => {
 room.on('join', async (event) => {
   if (event.userId !== BOT) await room.send({ content: `Welcome, ${nameOf(event)}! Say !help to see what I can do.` });
 });
-room.on('lost', ({ reason }) => console.error(`lost (${reason}): I was not given all messages, so I may not have answered some.`));
+room.on('lost', ({ reason }) => {
+  console.error(`lost (${reason}): I was not given all messages, so I may not have answered some.`);
+});
 room.on('parted', ({ reason }) => {
   console.error(`I am out of the channel (${reason}).`);
   process.exit(1);

@@ -2,8 +2,8 @@
 
 // The chat of examples/react-chat in a real Chromium: as a newcomer starts it, with React's StrictMode, and as it is built.
 //
-// FOLDER is a copy of the repository, as far as the example needs it, and LINE the command that the example's README gives. SERVERS
-// are two servers that know nothing of each other. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
+// FOLDER is a copy of the repository, as far as the example needs it, and LINE the command that the example's README gives.
+// SERVERS are two servers that know nothing of each other. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
 
 const { spawn } = require('node:child_process');
 const path = require('node:path');
@@ -22,7 +22,7 @@ const DESKTOP = { viewport: { width: 1100, height: 720 } };
 const PHONE = { viewport: { width: 390, height: 760 }, hasTouch: true, isMobile: true };
 const BANNER = 'Connecting again… You can go on writing.';
 
-/** Starts a site that passes what it gets on to this server, and returns the site's address. All ends with this process's group. */
+/** Starts a site that passes on to this server, and returns the site's address. It ends with the group of this process. */
 async function site(line, folder, server) {
   const shell = spawn('bash', ['-c', `${line} -- --port 0`], { cwd: folder, env: { ...process.env, VITE_CHAT_URL: server } });
   let output = '';
@@ -121,7 +121,10 @@ describe('the chat in React', function () {
 
   /** The tab remembers that everything up to here was given. */
   const stored = (page, channel, offset) =>
-    page.waitForFunction(([channel, offset]) => JSON.parse(sessionStorage['global-channels']).positions[channel]?.offset === offset, [channel, offset]);
+    page.waitForFunction(
+      ([channel, offset]) => JSON.parse(sessionStorage['global-channels']).positions[channel]?.offset === offset,
+      [channel, offset],
+    );
 
   const picture = (page, name) => page.screenshot({ path: path.join(OUTPUT, `${name}.png`) });
 
@@ -178,7 +181,7 @@ describe('the chat in React', function () {
 
   it('shows who is typing, until the message comes', async function () {
     await anna.keyboard.type('I am about to');
-    await until(ben, typing, 'anna is typing…');
+    await until(ben, typing, 'anna typing…');
     await picture(ben, 'typing');
     await anna.keyboard.press('Enter');
     await until(ben, typing, '');

@@ -20,10 +20,11 @@ use testkit::{SOON, python, wait, workspace};
 /// The line of a README installs packages, which takes a while on a busy machine.
 const INSTALLING: Duration = Duration::from_secs(300);
 
-/// An example and the client libraries as they are in a fresh clone: nothing is built or installed.
+/// An example and the client libraries as they are in a fresh clone: nothing is built or installed, and no bot has a place.
 fn fresh_clone(example: &str) -> TempDir {
     let clone = TempDir::new().expect("a folder");
-    let script = "tar --create --directory \"$1\" --exclude={dist,node_modules,.venv} clients \"examples/$2\" \
+    let script = "tar --create --directory \"$1\" --exclude={dist,node_modules,.venv,global-channels.json,python-bot.json} \
+        clients \"examples/$2\" \
         | tar --extract --directory \"$3\"";
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script, "copy"])
@@ -32,11 +33,6 @@ fn fresh_clone(example: &str) -> TempDir {
         .arg(clone.path());
     let copied = bash.status().expect("bash is there");
     assert!(copied.success(), "{bash:?}");
-    // Whoever has tried the example in this folder has left its place there.
-    let folder = clone.path().join("examples").join(example);
-    for place in [NODE.place, PYTHON.place] {
-        let _ = fs::remove_file(folder.join(place));
-    }
     clone
 }
 

@@ -7,5 +7,6 @@ const room = new URLSearchParams(location.search).get('room') || 'lobby';
 
 export function App() {
   const { user = '', chat, ended } = useSession();
-  return chat ? <Room chat={chat} user={user} name={room} onLogOut={logOut} /> : <Login room={room} user={user} ended={ended} onLogIn={logIn} />;
+  if (!chat) return <Login room={room} user={user} ended={ended} onLogIn={logIn} />;
+  return <Room chat={chat} user={user} name={room} onLogOut={logOut} />;
 }

@@ -11,6 +11,8 @@ interface Props {
 
 export function Room({ chat, user, name, onLogOut }: Props) {
   const room = useChannel(chat, name);
+  const isAway = room.connection !== 'online';
+  const wasThere = room.members.length > 0;
   // Not as the action of the form: React would clear the field a little later, and with it what was typed since.
   const submit = (event: SubmitEvent<HTMLFormElement>) => {
     event.preventDefault();
@@ -26,7 +28,7 @@ export function Room({ chat, user, name, onLogOut }: Props) {
         <button onClick={onLogOut}>Log out</button>
       </header>
       <p className="banner" role="status">
-        {room.connection !== 'online' && `${room.members.length > 0 ? 'Connecting again' : 'Connecting'}… You can go on writing.`}
+        {isAway && `${wasThere ? 'Connecting again' : 'Connecting'}… You can go on writing.`}
       </p>
       <aside aria-labelledby="members">
         <h2 id="members">Here: {room.members.length}</h2>
@@ -48,7 +50,7 @@ export function Room({ chat, user, name, onLogOut }: Props) {
             ))}
           </ol>
         </div>
-        <p className="typing">{room.typing.length > 0 && `${room.typing.join(', ')} ${room.typing.length > 1 ? 'are' : 'is'} typing…`}</p>
+        <p className="typing">{room.typing.length > 0 && `${room.typing.join(', ')} typing…`}</p>
         {room.parted ? (
           <p role="alert">
             You are not in this channel ({room.parted}). <button onClick={room.join}>Join again</button>

@@ -152,10 +152,9 @@ class Room {
     // After a reload of the tab, nothing is shown yet. What is loaded then has everything that the server still has.
     if (!this.#state.entries.length) return;
     const { reason, from, to } = event;
-    const entries = this.#with(event).map((it) => {
-      const isGone = reason === 'diverged' && it.event.type !== 'lost' && it.event.epoch === from.epoch && it.event.offset > to.offset;
-      return isGone ? { ...it, isGone } : it;
-    });
+    const isGone = ({ event: it }: Entry) =>
+      reason === 'diverged' && it.type !== 'lost' && it.epoch === from.epoch && it.offset > to.offset;
+    const entries = this.#with(event).map((it) => (isGone(it) ? { ...it, isGone: true } : it));
     // A message that was stored does not come back to us if it is among what is missing.
     this.#set({ entries, outbox: this.#state.outbox.filter(({ state }) => state !== 'stored') });
   }
