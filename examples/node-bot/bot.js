@@ -34,17 +34,18 @@ room.on('join', async (event) => {
 room.on('lost', ({ reason }) => {
   console.error(`lost (${reason}): I was not given all messages, so I may not have answered some.`);
 });
+room.on('joined', () => console.log(`${BOT} is in ${CHANNEL}.`));
 room.on('parted', ({ reason }) => {
   console.error(`I am out of the channel (${reason}).`);
-  process.exit(1);
+  process.exitCode = 1;
+  chat.close();
 });
 chat.on('state', ({ state, reason = '' }) => {
   console.error(state, reason);
-  if (state === 'closed') process.exit(1);
+  if (state === 'closed' && reason !== 'CLOSED') process.exitCode = 1;
 });
 
-// This does not call chat.close(), which would forget where the bot was. So the next start answers what was asked meanwhile.
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit());
+// The storage keeps where the bot was, so the next start answers what was asked meanwhile.
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => chat.close());
 
-await room.join();
-console.log(`${BOT} is in ${CHANNEL}.`);
+room.join();

@@ -240,12 +240,18 @@ async fn answers_each_command_once_whatever_is_killed(kind: Kind) {
     ben.say("!help").await;
     ben.until(name, HELP, 1).await;
 
-    // It ends when it is asked to.
+    // It ends when it is asked to, and the next start goes on where it was.
     bot.process.terminate();
     let status = bot.process.ended_within(SOON).await;
     assert!(status.success(), "{status}");
     ben.until(name, "onLeave", 1).await;
-    assert_eq!(ben.count(name, HELP).await, 1);
+    ben.say("!help").await;
+    bot.restart();
+    ben.until(name, HELP, 2).await;
+    ben.say("!last 1").await;
+    ben.until(name, &format!("{name}: {HELP}"), 1).await;
+    assert_eq!(ben.count(name, HELP).await, 2);
+    assert_eq!(ben.count(name, &welcome("ben")).await, 1);
 }
 
 #[tokio::test]

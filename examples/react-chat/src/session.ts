@@ -34,7 +34,7 @@ export function logOut() {
   const { chat } = session;
   sessionStorage.removeItem(USER);
   become({});
-  chat?.close();
+  chat?.close({ forget: true });
 }
 
 function subscribe(listener: () => void) {
