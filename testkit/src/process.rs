@@ -165,9 +165,17 @@ impl Process {
         }
     }
 
-    /// Stops it with SIGSTOP: its connections stay open, and it answers nothing.
+    /// Stops it with SIGSTOP: its connections stay open, and it answers nothing. Returns when all its threads stand still, because a
+    /// busy machine lets them run for a while after the signal.
+    ///
+    /// # Panics
+    /// If the process has ended.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        if self.exited.is_none() {
+            let stopped = waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED);
+            stopped.expect("it is stopped");
+        }
     }
 
     /// Lets it go on, with SIGCONT.

@@ -43,9 +43,14 @@ module.exports = class Relay {
     this.#sockets.clear();
   }
 
+  /** Ends each new connection, until `mend`. */
+  refuse() {
+    this.#isCut = true;
+  }
+
   /** Ends the open connections, and each new one, until `mend`. */
   cut() {
-    this.#isCut = true;
+    this.refuse();
     this.drop();
   }
 
