@@ -1,5 +1,6 @@
 //! What a session knows of its user's token: what it grants, and when it expires.
 
+use super::earlier_positions::EarlierPositions;
 use super::hooked::Decisions;
 use super::join::Refused;
 use super::parameters::{self, Login};
@@ -22,12 +23,14 @@ use wire::{Disconnect, Reason, Refusal, RequestBody};
 /// The token of the session has expired.
 const ON_EXPIRED: &str = "onExpired";
 
-/// What a token said when it was shown last, and what the hook has decided.
+/// What a token said when it was shown last, what the hook has decided, and what the client said of the time before.
 #[derive(Default)]
 pub(super) struct Identity {
     pub(super) grants: Grants,
     /// Channels that the session is still to join, because its token names them.
     pub(super) to_join: VecDeque<ChannelName>,
+    /// Where the client was before it came back.
+    pub(super) earlier: EarlierPositions,
     /// `None`: the token does not expire.
     expiry: Option<Expiry>,
     /// What the operator's hook has decided about channels, once it was asked.
@@ -66,6 +69,7 @@ impl Identity {
         Self {
             grants: claims.grants,
             to_join: claims.channels.into(),
+            earlier: EarlierPositions::default(),
             expiry,
             decisions: None,
         }
@@ -178,8 +182,10 @@ impl Handlers {
         let mut identity = Identity::begin(&self.services.access, claims, &self.connection);
         if let Some(session) = &mut self.session {
             // What the hook has decided about channels stays, and the expiry of the old token does not.
-            let before = session.identity.take();
-            identity.decisions = before.and_then(|it| it.decisions);
+            if let Some(before) = session.identity.take() {
+                identity.decisions = before.decisions;
+                identity.earlier = before.earlier;
+            }
             session.identity = Some(Box::new(identity));
         }
         self.judge_again();

@@ -38,7 +38,6 @@ use crate::routes::Routes;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Inboxes, Place, Position, SessionId, User};
-use earlier_positions::EarlierPositions;
 use hooked::Kept;
 use identity::Identity;
 use join::Refused;
@@ -166,9 +165,7 @@ struct Session {
     registration: Arc<Registration>,
     window: Arc<Window>,
     channels: Vec<JoinedChannel>,
-    /// Where the client was before it came back.
-    earlier: Option<Box<EarlierPositions>>,
-    /// What the user's token says, and what the hook has decided.
+    /// What the user's token says, what the hook has decided, and where the client was before it came back.
     identity: Option<Box<Identity>>,
 }
 
@@ -204,7 +201,7 @@ impl Session {
 
     /// Where the client was in a channel that it is about to join, if it has said so at its login. This counts once.
     fn take_earlier(&mut self, channel: &ChannelName) -> Option<Position> {
-        self.earlier.as_mut()?.take(channel)
+        self.identity.as_mut()?.earlier.take(channel)
     }
 }
 
@@ -476,6 +473,9 @@ impl Handlers {
         if decisions.is_some() {
             identity.get_or_insert_default().decisions = decisions;
         }
+        if !earlier.is_empty() {
+            identity.get_or_insert_default().earlier = earlier;
+        }
         let mut session = Session {
             id,
             user,
@@ -484,7 +484,6 @@ impl Handlers {
             window: Arc::default(),
             // Most sessions are in one channel.
             channels: Vec::with_capacity(1),
-            earlier: earlier.kept(),
             identity,
         };
         if let Some(mut joined) = joined {
