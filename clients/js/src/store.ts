@@ -77,9 +77,10 @@ export class Store {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const storage = this.#storage;
+    if (!storage) return;
     const text = JSON.stringify({ user: this.#user, secret: this._secret, positions: this._positions });
-    const write = () => (forget ? storage!.removeItem(this.#key) : storage!.setItem(this.#key, text));
+    const write = () => (forget ? storage.removeItem(this.#key) : storage.setItem(this.#key, text));
     // A storage may be full or forbidden. Then a reload begins anew.
-    if (storage) this.#writing = this.#writing.then(write).catch(() => {});
+    this.#writing = this.#writing.then(write).catch(() => {});
   }
 }
