@@ -29,10 +29,7 @@ async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their
         json!({"sub": "tom"}),
     ];
     let made = issued(in_node(), "ES256", "k", 3_600, &claims);
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("jwks.json");
-    std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
-    let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
+    let file = AccessFile::with_keys("'ES256'", &[&made.jwk]);
     let flags = ["--auth-mode", "jwt", "--auth-leeway", "0s"];
     let secure = file.standalone(&flags).await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");

@@ -124,7 +124,10 @@ pub(crate) struct AccessFile {
 
 impl AccessFile {
     pub(crate) fn new(text: &str) -> Self {
-        let directory = TempDir::new().expect("a directory");
+        Self::in_directory(TempDir::new().expect("a directory"), text)
+    }
+
+    fn in_directory(directory: TempDir, text: &str) -> Self {
         let path = directory.path().join("access.toml");
         std::fs::write(&path, text).expect("written");
         Self {
@@ -134,15 +137,17 @@ impl AccessFile {
     }
 
     pub(crate) fn issuer(algorithms: &str, keys: &str) -> Self {
-        Self::issuer_in("connector.auth.issuer", algorithms, keys)
+        Self::new(&issuer_in("connector.auth.issuer", algorithms, keys))
     }
 
-    /// The same in a table with this name.
-    fn issuer_in(table: &str, algorithms: &str, keys: &str) -> Self {
-        Self::new(&format!(
-            "[[{table}]]\nissuer = 'https://id.example'\naudience = ['chat']\n\
-             algorithms = [{algorithms}]\n{keys}\n"
-        ))
+    /// Accepts tokens that are signed with one of these keys, which are in a file beside it.
+    pub(crate) fn with_keys(algorithms: &str, keys: &[&Value]) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("jwks.json");
+        std::fs::write(&path, json!({ "keys": keys }).to_string()).expect("written");
+        let keys = format!("jwks_file = '{}'", path.display());
+        let text = issuer_in("connector.auth.issuer", algorithms, &keys);
+        Self::in_directory(directory, &text)
     }
 
     pub(crate) async fn standalone(&self, flags: &[&str]) -> Standalone {
@@ -150,6 +155,14 @@ impl AccessFile {
         let flags = [flags, &["--config", file]].concat();
         Standalone::with(&flags).await
     }
+}
+
+/// The settings of an issuer, in a table with this name.
+fn issuer_in(table: &str, algorithms: &str, keys: &str) -> String {
+    format!(
+        "[[{table}]]\nissuer = 'https://id.example'\naudience = ['chat']\n\
+         algorithms = [{algorithms}]\n{keys}\n"
+    )
 }
 
 fn users(count: usize, first: &str) -> Vec<Value> {
@@ -289,7 +302,7 @@ async fn keys_of_tokens_made_in_node_are_not_taken_from_a_server_of_another_auth
         "jwks_url = 'https://{address}/keys.json'\njwks_ca_file = '{}'",
         authority.ca().display()
     );
-    let file = AccessFile::issuer_in("auth.issuer", "'ES256'", &keys);
+    let file = AccessFile::new(&issuer_in("auth.issuer", "'ES256'", &keys));
     let config = file.path.to_str().expect("a path");
     let _permit = Permit::shared().await;
     let redis = Redis::start().await;
@@ -340,11 +353,8 @@ async fn tokens_made_in_python_are_accepted_and_expire() {
     // Long enough for a busy machine.
     let short = issued(in_python(), "ES256", "short", 15, &users(2, "s"));
     keys.push(short.jwk);
-    let directory = TempDir::new().expect("a directory");
-    let path = directory.path().join("jwks.json");
-    std::fs::write(&path, json!({ "keys": keys }).to_string()).expect("written");
     let algorithms = "'RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'";
-    let file = AccessFile::issuer(algorithms, &format!("jwks_file = '{}'", path.display()));
+    let file = AccessFile::with_keys(algorithms, &keys.iter().collect::<Vec<_>>());
     let flags = [
         "--auth-mode",
         "jwt",

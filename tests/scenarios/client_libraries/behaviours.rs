@@ -412,9 +412,7 @@ pub(super) async fn a_token_is_refreshed_before_it_expires_and_asked_for_again_w
     let claims = [json!({"sub": "ann", "exp": end}), json!({"sub": "ann"})];
     let made = issued(in_python(), "ES256", "k", 3_600, &claims);
     let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("jwks.json");
-    std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
-    let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
+    let file = AccessFile::with_keys("'ES256'", &[&made.jwk]);
     let flags = ["--auth-mode", "jwt", "--auth-leeway", "0s"];
     let standalone = file.standalone(&flags).await;
     let token = folder.path().join("token");
@@ -452,9 +450,7 @@ pub(super) async fn with_a_token_that_names_the_channel_nobody_sees_it_leave_and
     let claims = ["ann", "ben"].map(|user| json!({"sub": user, "channels": [ROOM]}));
     let made = issued(in_python(), "ES256", "k", 3_600, &claims);
     let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("jwks.json");
-    std::fs::write(&keys, json!({"keys": [made.jwk]}).to_string()).expect("written");
-    let file = AccessFile::issuer("'ES256'", &format!("jwks_file = '{}'", keys.display()));
+    let file = AccessFile::with_keys("'ES256'", &[&made.jwk]);
     let flags = [&["--auth-mode", "jwt"], &GRACE[..]].concat();
     let standalone = file.standalone(&flags).await;
     let relay = Relay::to(standalone.address()).await;

@@ -73,6 +73,15 @@ impl Scene {
         answer.await.unwrap()
     }
 
+    /// Removes the session and adds it again. It begins where the log ends, and is told so.
+    async fn is_added_anew(&mut self) {
+        assert_eq!(self.instance_leaves().await, Ok(true));
+        assert_eq!(self.client.next().await, removed());
+        assert_eq!(self.is_added().await, Ok(at("a", 4)));
+        let told = json!({"channel": "room", "position": at_json("a", 4)});
+        assert_eq!(self.client.next().await, added(&told));
+    }
+
     /// Adds the session to the channel, whose log ends at ("a", 4).
     async fn is_added(&mut self) -> Result<Position, Reason> {
         let (command, answer) = asked(SessionCommand::Join);
@@ -157,11 +166,7 @@ async fn a_client_that_is_added_gets_what_it_missed_if_it_has_said_at_its_login_
     assert_eq!(scene.client.offsets(3).await, [3, 4, 5]);
 
     // It counts once.
-    assert_eq!(scene.instance_leaves().await, Ok(true));
-    assert_eq!(scene.client.next().await, removed());
-    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
-    let told = json!({"channel": "room", "position": at_json("a", 4)});
-    assert_eq!(scene.client.next().await, added(&told));
+    scene.is_added_anew().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,11 +179,7 @@ async fn where_a_client_was_at_its_login_does_not_count_after_its_own_join() {
         scene.instance.join().await.answer(Ok(joined("a", 5)));
     });
     assert_eq!(scene.client.next().await, reply(2, r#"{"code":0}"#));
-    assert_eq!(scene.instance_leaves().await, Ok(true));
-    assert_eq!(scene.client.next().await, removed());
-    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
-    let told = json!({"channel": "room", "position": at_json("a", 4)});
-    assert_eq!(scene.client.next().await, added(&told));
+    scene.is_added_anew().await;
 }
 
 #[tokio::test(start_paused = true)]
