@@ -6,8 +6,7 @@
 // somebody is gone.
 //
 // CONNECTORS as in chat.test.js; the first one ends in these tests. CHAT is a chat for back ends, and SECURE a connector that
-// accepts TOKEN, whose user is tess, and two of tom: SHORT_TOKEN until EXPIRES (in seconds since 1970), and NEXT_TOKEN. CHROMIUM is
-// the browser's program, OUTPUT the folder for screenshots.
+// accepts the tokens of ISSUER, which are signed with SECRET. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
 
 const fs = require('node:fs');
 const http = require('node:http');
@@ -18,7 +17,7 @@ const WebSocket = require('ws');
 const { chromium } = require('playwright-core');
 const Relay = require('./relay');
 
-const { CHAT, SECURE, TOKEN, SHORT_TOKEN, NEXT_TOKEN, EXPIRES } = process.env;
+const { CHAT, SECURE, ISSUER, SECRET } = process.env;
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
 
@@ -40,6 +39,13 @@ async function call(method, request) {
   const text = await answer.text();
   answer.status.should.equal(200, text);
   return JSON.parse(text);
+}
+
+/** A token that ends at this time, which is in seconds since 1970, or after this time. */
+async function tokenOf(user, end = '1h') {
+  const { SignJWT } = await import('jose');
+  const token = new SignJWT().setSubject(user).setIssuer(ISSUER).setAudience('chat').setExpirationTime(end);
+  return token.setProtectedHeader({ alg: 'HS256' }).sign(Buffer.from(SECRET));
 }
 
 /** Somebody who says much in a channel, and goes. */
@@ -72,10 +78,12 @@ after(async function () {
 });
 
 describe('the client library in a page', function () {
-  // The first test, because the token does not last for long.
   it('refreshes its token before it expires, on the same connection', async function () {
     const page = await browser.newPage();
     await page.goto(`http://${SECURE}/`);
+    // The first token is made now, because it does not last for long.
+    const expires = Math.ceil(Date.now() / 1_000) + 10;
+    const tokens = [await tokenOf('tom', expires), await tokenOf('tom')];
     const states = await page.evaluate(
       async ([expires, ...tokens]) => {
         const { connect } = await import('/client.js');
@@ -90,7 +98,7 @@ describe('the client library in a page', function () {
         chat.close();
         return [...states, tokens.length];
       },
-      [EXPIRES, SHORT_TOKEN, NEXT_TOKEN],
+      [expires, ...tokens],
     );
     states.should.eql(['connecting', 'online', 'CLOSED', 0]);
     await page.close();
@@ -558,6 +566,7 @@ describe("the connectors' own page", function () {
   });
 
   it('asks for a token where the server wants one', async function () {
+    const token = await tokenOf('tess');
     const page = await open(`http://${SECURE}/`, DESKTOP);
     await page.getByLabel('Token').waitFor({ state: 'hidden' });
     await page.keyboard.type('tess');
@@ -568,14 +577,14 @@ describe("the connectors' own page", function () {
     await page.keyboard.type('nonsense');
     await page.keyboard.press('Enter');
     await refusal(page, 'this server wants a token that it accepts');
-    await page.getByLabel('Token').fill(TOKEN);
+    await page.getByLabel('Token').fill(token);
     await page.keyboard.press('Enter');
     await online(page, 'tess');
     await page.reload();
     await online(page, 'tess');
     await page.context().close();
     // It may also come with the address, which is clean afterwards.
-    const invited = await open(`http://${SECURE}/#token=${TOKEN}`, DESKTOP);
+    const invited = await open(`http://${SECURE}/#token=${token}`, DESKTOP);
     (await invited.getByLabel('Your name').inputValue()).should.equal('tess');
     invited.url().should.equal(`http://${SECURE}/`);
     await invited.keyboard.press('Enter');

@@ -1,16 +1,13 @@
 //! The connectors' own page and the original's browser library, in a real Chromium: `tests/clients/browser.test.js`.
 
-use crate::tokens::{AccessFile, in_node, issued};
-use serde_json::json;
+use crate::refusals::system::Locked;
+use crate::refusals::tokens::{SECRET, SHARED};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use testkit::process::Process;
 use testkit::redis::free_port;
 use testkit::system::{Plan, System};
-
-/// In seconds: time enough to start Chromium, and to log in with the token.
-const TOKEN_LIFE: u64 = 20;
 
 #[tokio::test]
 async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their_connection() {
@@ -21,26 +18,14 @@ async fn people_chat_through_the_page_and_miss_nothing_whatever_happens_to_their
     let flags = [&flags[..], &["--message-limit", "16KiB"]].concat();
     let system = Plan::of(2, 2).connector_flags(&flags).start().await;
     // One more server lets nobody in without a token.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let soon = now.expect("after 1970").as_secs() + TOKEN_LIFE;
-    let claims = [
-        json!({"sub": "tess"}),
-        json!({"sub": "tom", "exp": soon}),
-        json!({"sub": "tom"}),
-    ];
-    let made = issued(in_node(), "ES256", "k", 3_600, &claims);
-    let file = AccessFile::with_keys("'ES256'", &[&made.jwk]);
-    let flags = ["--auth-mode", "jwt", "--auth-leeway", "0s"];
-    let secure = file.standalone(&flags).await;
+    let secure = Locked::start(&[], &["--auth-leeway", "0s"]).await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = testkit::mocha("browser.test.js", &system.connectors);
     command
         .env("CHAT", system.chats[0].address().to_string())
-        .env("SECURE", secure.address().to_string())
-        .env("TOKEN", &made.tokens[0])
-        .env("SHORT_TOKEN", &made.tokens[1])
-        .env("NEXT_TOKEN", &made.tokens[2])
-        .env("EXPIRES", soon.to_string())
+        .env("SECURE", secure.clients().to_string())
+        .env("ISSUER", SHARED)
+        .env("SECRET", std::str::from_utf8(SECRET).expect("text"))
         .env("CHROMIUM", chromium())
         .env("OUTPUT", &pictures)
         .env("SITE", site.to_string());

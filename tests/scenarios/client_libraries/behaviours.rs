@@ -1,10 +1,11 @@
 //! What both libraries promise (docs/clients/javascript.md, docs/clients/python.md), one behaviour each.
 
 use super::driver::{Driver, Library};
+use crate::refusals::system::Locked;
+use crate::refusals::tokens::{claims, now, shared, with};
 use crate::tls_clients::encrypted;
 use crate::tokens::{AccessFile, in_python, issued};
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use testkit::pomelo::{SENT, joined, left};
 use testkit::relay::Relay;
@@ -406,19 +407,12 @@ pub(super) async fn lost_data_of_the_store_is_told_and_the_client_goes_on(librar
 pub(super) async fn a_token_is_refreshed_before_it_expires_and_asked_for_again_when_it_is_refused(
     library: Library,
 ) {
-    const LIFE: u64 = 12;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let end = now.expect("after 1970").as_secs() + LIFE;
-    let claims = [json!({"sub": "ann", "exp": end}), json!({"sub": "ann"})];
-    let made = issued(in_python(), "ES256", "k", 3_600, &claims);
     let folder = tempfile::tempdir().expect("a folder");
-    let file = AccessFile::with_keys("'ES256'", &[&made.jwk]);
-    let flags = ["--auth-mode", "jwt", "--auth-leeway", "0s"];
-    let standalone = file.standalone(&flags).await;
+    let system = Locked::start(&[], &["--auth-leeway", "0s"]).await;
     let token = folder.path().join("token");
     let write = |text: &str| std::fs::write(&token, text).expect("written");
     let mut driver = Driver::start(library);
-    let url = format!("ws://{}", standalone.address());
+    let url = format!("ws://{}", system.clients());
     let connect = json!({"url": url, "tokenFile": token});
 
     write("no token at all");
@@ -427,14 +421,12 @@ pub(super) async fn a_token_is_refreshed_before_it_expires_and_asked_for_again_w
     let closed = closed.await;
     assert_eq!(closed["reason"], "TOKEN_INVALID", "{closed}");
 
-    write(&made.tokens[0]);
+    // It is made now, because it does not last for long.
+    let end = now() + 12;
+    write(&shared(&with(claims("ann"), &json!({"exp": end}))));
     driver.member("ann", ROOM, connect).await;
-    write(&made.tokens[1]);
-    let expired = async || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .is_ok_and(|it| it.as_secs() > end)
-    };
+    write(&shared(&claims("ann")));
+    let expired = async || now() > end;
     wait::eventually("the first token has expired", 2 * SOON, expired).await;
     driver.done("ann", "send", say("still here")).await;
     driver.until_heard("ann", "still here").await;

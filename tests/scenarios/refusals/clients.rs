@@ -189,7 +189,7 @@ async fn nobody_logs_in_with_a_worthless_token() {
     let rows = worthless(&system, "").len();
     for way in Way::ALL {
         for row in 0..rows {
-            // Sessions that poll stay for a while, so each row has a user of its own.
+            // The end of a session may be noticed late, so each has a user of its own.
             let user = format!("{way:?}-{row}");
             let (name, token, reason) = worthless(&system, &user).swap_remove(row);
             let mut session = Session::open(way, system.clients()).await;
@@ -233,11 +233,15 @@ async fn nobody_does_in_a_channel_what_its_rule_forbids() {
             let reply = session.ask(LOGIN, &body).await;
             (session, reply)
         };
-        // A login into a channel that one may not join. Sessions that poll stay for a while, so each row has a user of its own.
+        // The end of a session may be noticed late, so each has a user of its own.
+        let own = |name: &str| format!("{name}-{way:?}");
+        // A login into a channel that one may not join.
+        let amy = own("amy");
+        let inbox = format!("inbox:{amy}");
         for (user, channel, another) in [
-            ("ann", "closed", "open"),
-            ("abe", "granted:1", "open"),
-            ("amy", "inbox:bob", "inbox:amy"),
+            (&own("ann"), "closed", "open"),
+            (&own("abe"), "granted:1", "open"),
+            (&amy, "inbox:bob", &inbox),
         ] {
             let token = shared(&claims(user));
             let (mut session, refused) = open(token.clone(), Some(channel)).await;
@@ -246,12 +250,12 @@ async fn nobody_does_in_a_channel_what_its_rule_forbids() {
             let name = format!("{way:?} logs into {channel}");
             findings.row(&name, has(&refused, 403, "NOT_ALLOWED"), is_ok(&allowed));
         }
-        let (mut stranger, _) = open(shared(&claims("sue")), Some("open")).await;
+        let (mut stranger, _) = open(shared(&claims(&own("sue"))), Some("open")).await;
         // A send goes to the channel of the login, and here there is none.
-        let (mut outside, _) = open(shared(&claims("oda")), None).await;
-        let (mut member, _) = open(granted("mary"), Some("granted:1")).await;
-        let (mut silent, _) = open(joins("sam"), Some("granted:1")).await;
-        let (mut mute, _) = open(shared(&claims("mo")), Some("mute")).await;
+        let (mut outside, _) = open(shared(&claims(&own("oda"))), None).await;
+        let (mut member, _) = open(granted(&own("mary")), Some("granted:1")).await;
+        let (mut silent, _) = open(joins(&own("sam")), Some("granted:1")).await;
+        let (mut mute, _) = open(shared(&claims(&own("mo"))), Some("mute")).await;
         for channel in ["closed", "granted:1", "inbox:bob"] {
             let refused = stranger.ask(JOIN, &json!({"channel": channel})).await;
             let allowed = stranger
@@ -351,7 +355,9 @@ async fn nobody_does_more_in_a_second_than_the_limits_allow() {
     for way in Way::ALL {
         let open = async |system: &Locked| {
             let mut session = Session::open(way, system.clients()).await;
-            let body = json!({"token": shared(&claims("ann")), "lessonId": "open"});
+            // The end of a session may be noticed late, so each has a user of its own.
+            let user = format!("ann-{way:?}");
+            let body = json!({"token": shared(&claims(&user)), "lessonId": "open"});
             let reply = session.ask(LOGIN, &body).await;
             (session, is_ok(&reply))
         };

@@ -64,7 +64,7 @@ async fn a_token_that_expires_ends_the_stream_for_good_and_a_new_one_goes_on_the
     let flags = ["--auth-leeway", "0s", "--auth-expiry-grace", "1s"];
     let system = Locked::start(&[], &flags).await;
     let at = system.clients();
-    let short = shared(&with(claims("reader"), &json!({"exp": now() + 2})));
+    let short = shared(&with(claims("reader"), &json!({"exp": now() + 5})));
     let url = format!("channel=open&token={short}");
     let stream = Stream::open(at, Ask::of(url.clone())).await;
     let expired = stream.until("onExpired").await;
