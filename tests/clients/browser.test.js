@@ -15,11 +15,13 @@ const axe = require('axe-core');
 const should = require('should');
 const WebSocket = require('ws');
 const { chromium } = require('playwright-core');
+const backEnd = require('./back-end');
 const Relay = require('./relay');
 
 const { CHAT, SECURE, ISSUER, SECRET } = process.env;
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
+const call = backEnd(CHAT);
 
 /** Records everything that is told about the connection, because some of it is shown only for a moment. */
 async function listen(page) {
@@ -31,15 +33,6 @@ async function listen(page) {
 }
 
 const wasTold = (page, text) => page.waitForFunction((text) => window.told.some((told) => told.includes(text)), text);
-
-/** A call of a back end. */
-async function call(method, request) {
-  const headers = { 'content-type': 'application/json' };
-  const answer = await fetch(`http://${CHAT}/chat.v1.${method}`, { method: 'POST', headers, body: JSON.stringify(request) });
-  const text = await answer.text();
-  answer.status.should.equal(200, text);
-  return JSON.parse(text);
-}
 
 /** A token that ends at this time, which is in seconds since 1970, or after this time. */
 async function tokenOf(user, end = '1h') {

@@ -3,7 +3,8 @@
 // The chat of examples/react-chat in a real Chromium: as a newcomer starts it, with React's StrictMode, and as it is built.
 //
 // FOLDER is a copy of the repository, as far as the example needs it, and LINE the command that the example's README gives.
-// SERVERS are two servers that know nothing of each other. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
+// SERVERS are two servers that know nothing of each other, and CHAT is the first one's port for back ends. CHROMIUM is the browser's
+// program, OUTPUT the folder for screenshots.
 
 const { spawn } = require('node:child_process');
 const path = require('node:path');
@@ -11,9 +12,10 @@ const axe = require('axe-core');
 const should = require('should');
 const WebSocket = require('ws');
 const { chromium } = require('playwright-core');
+const backEnd = require('./back-end');
 const Relay = require('./relay');
 
-const { FOLDER, LINE, CHROMIUM, OUTPUT } = process.env;
+const { FOLDER, LINE, CHAT, CHROMIUM, OUTPUT } = process.env;
 const [first, second] = process.env.SERVERS.split(',');
 
 /** Longer than anything may take on a machine whose cores have other work, too. */
@@ -118,6 +120,18 @@ describe('the chat in React', function () {
     }
     should(seen).eql(expected);
   }
+
+  /** Gives a test what the page itself imports, under the same addresses, so that there is one React. */
+  const openParts = (page) =>
+    page.evaluate(async () => {
+      const hook = await (await fetch('/src/useChannel.ts')).text();
+      const main = await (await fetch('/src/main.tsx')).text();
+      const imported = (source, name) => import(new RegExp(`from "([^"]*${name}[^"]*)"`).exec(source)[1]);
+      const { default: React } = await imported(hook, '/react\\.js');
+      const { default: dom } = await imported(main, 'react-dom_client');
+      const { connect } = await imported(hook, 'clients/js');
+      window.parts = { React, dom, connect, ...(await import('/src/useChannel.ts')), ...(await import('/src/Room.tsx')) };
+    });
 
   /** The tab remembers that everything up to here was given. */
   const stored = (page, channel, offset) =>
@@ -246,19 +260,77 @@ describe('the chat in React', function () {
     await until(ben, lastLines(1), ['anna: short']);
   });
 
+  it('says that a back end has removed one from the channel, and joins again', async function () {
+    const removed = anna.getByRole('alert').filter({ hasText: 'You are not in this channel (REMOVED).' });
+    await backEnd(CHAT)('UserService/RemoveFromChannel', { channel: 'garden', user: 'anna' });
+    await removed.waitFor();
+    await until(anna, members, []);
+    await until(ben, members, ['ben', 'witness']);
+    await judge(anna);
+    await picture(anna, 'removed');
+    await anna.getByRole('button', { name: 'Join again' }).click();
+    await until(anna, members, ['anna', 'ben', 'witness']);
+    (await removed.count()).should.equal(0);
+    await until(anna, lastLines(1), ['anna has joined.']);
+    // What was said before is shown once.
+    (await lines(anna)).filter((it) => it === 'You: short').length.should.equal(1);
+    await say(anna, 'here again');
+    await until(ben, lastLines(1), ['anna: here again']);
+  });
+
+  it('marks what the server has lost, after it went on with an older state', async function () {
+    const page = await open(anna.url(), DESKTOP);
+    await openParts(page);
+    await page.evaluate(() => {
+      const { React, dom, Room } = window.parts;
+      // A client whose server does what is told here.
+      const listeners = {};
+      const on = (name, listener) => ((listeners[name] = listener), () => {});
+      const end = { epoch: 'e', offset: 2 };
+      const channel = {
+        on,
+        join: async () => (listeners.joined(), { position: end, replayed: 0 }),
+        leave: async () => {},
+        members: async () => [{ userId: 'dora' }],
+        async *history() {},
+        send: async () => ({ epoch: 'e', offset: 6 }),
+      };
+      const chat = { state: 'online', on: () => () => {}, channel: () => channel };
+      const container = document.body.appendChild(document.createElement('section'));
+      dom.createRoot(container).render(React.createElement(Room, { chat, user: 'dora', name: 'attic', onLogOut() {} }));
+      window.give = (name, event) => listeners[name]({ type: name, ...event });
+    });
+    const room = page.locator('section');
+    const said = (offset, epoch = 'e') =>
+      page.evaluate(([epoch, offset]) => give('message', { epoch, offset, time: 0, userId: 'carl', body: { content: `no. ${offset}` } }), [epoch, offset]);
+    const marked = () => room.locator('.gone .text').allTextContents();
+    await room.getByText('Here: 1').waitFor();
+    await said(9, 'before');
+    for (const offset of [3, 4, 5]) await said(offset);
+    await room.getByLabel('Message', { exact: true }).fill('mine');
+    await room.getByLabel('Message', { exact: true }).press('Enter');
+    await room.getByText('sent').waitFor();
+    should(await marked()).eql([]);
+    await page.evaluate(() => give('lost', { reason: 'diverged', from: { epoch: 'e', offset: 5 }, to: { epoch: 'e', offset: 3 } }));
+    await room.getByText('The server has lost what is marked above.').waitFor();
+    should(await marked()).eql(['no. 4', 'no. 5']);
+    // What was stored and has not come back was lost, too.
+    (await room.getByText('mine').count()).should.equal(0);
+    // What takes the places of those is not marked.
+    await said(4);
+    await said(5, 'another');
+    should(await marked()).eql(['no. 4', 'no. 5']);
+    (await room.locator('.message').count()).should.equal(6);
+    await page.context().close();
+  });
+
   it('has a hook that joins once for all components of a page, and leaves with the last one', async function () {
     const channel = 'terrace';
     const other = await witness(first, channel, 'neighbour');
     const page = await open(anna.url(), DESKTOP);
-    // What the page itself imports, under the same addresses, so that there is one React.
+    await openParts(page);
     await page.evaluate(async (channel) => {
-      const hook = await (await fetch('/src/useChannel.ts')).text();
-      const main = await (await fetch('/src/main.tsx')).text();
-      const imported = (source, name) => import(new RegExp(`from "([^"]*${name}[^"]*)"`).exec(source)[1]);
-      const { default: React } = await imported(hook, '/react\\.js');
-      const { default: dom } = await imported(main, 'react-dom_client');
-      const { connect } = await imported(hook, 'clients/js');
-      const { useChannel } = await import('/src/useChannel.ts');
+      const { React, dom, connect, useChannel } = window.parts;
       const chat = connect(location.origin, { user: 'carl' });
       await chat.online();
       const Part = () => React.createElement('p', null, useChannel(chat, channel).members.join());

@@ -298,11 +298,12 @@ async fn people_chat_in_react_and_are_told_what_is_lost() {
             "SERVERS",
             format!("{},{}", first.address(), second.address()),
         )
+        .env("CHAT", first.grpc().to_string())
         .env("CHROMIUM", chromium())
         .env("OUTPUT", pictures);
     let mut mocha = Process::spawn("mocha", &mut command);
     let status = mocha.ended_within(2 * INSTALLING).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("12 passing"), "{output}");
+    assert!(output.contains("14 passing"), "{output}");
 }
