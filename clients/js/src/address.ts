@@ -1,7 +1,7 @@
 /** The WebSocket address that an app means. Not every platform has `URL`, so a pattern reads it. */
 function address(url: unknown): string {
   const parts = /^(?:ws|http)(s?):\/\/([^\s/?#]+)(\/[^\s?#]*)?(\?[^\s#]*)?$/i.exec(String(url));
-  if (!parts) throw new Error(`"${url}" is no address of a chat. Write one such as "https://chat.example" or "wss://chat.example/ws"`);
+  if (!parts) throw new Error(`"${url}" is no address of a chat, such as "https://chat.example" or "wss://chat.example/ws"`);
   const [, secure, host, path = '/', query = ''] = parts;
   return `ws${secure!.toLowerCase()}://${host}${path === '/' ? '/ws' : path}${query}`;
 }

@@ -46,7 +46,7 @@ export class Call {
     const wasDoubtful = this.#doubtfulSince !== undefined;
     this.#doubtfulSince ??= now();
     if (this.#keyLifeMs && now() - this.#doubtfulSince > this.#keyLifeMs * SAFE_PART) {
-      this.#giveUp('not answered, and too old to be repeated');
+      this.#giveUp('not answered, and too old to repeat');
       return;
     }
     connection._ask(this.#text, (reply) => {

@@ -4,8 +4,9 @@ import { request, type Connection } from './connection.js';
 import { Emitter } from './emitter.js';
 import { ChatError, failure } from './errors.js';
 import type { Host } from './host.js';
+import { ignore } from './ignore.js';
 import type { Push, Reply } from './message.js';
-import { Reader } from './reader.js';
+import { MOST, Reader } from './reader.js';
 import { Typing } from './typing.js';
 import type {
   ChannelEvent,
@@ -42,6 +43,8 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   readonly name: string;
   readonly #host: Host;
   readonly #readers = new Set<Reader>();
+  /** For the first loop, if nobody listened when we became a member: what has come until it begins. */
+  #first: Reader | undefined;
   readonly #messages: Calls;
   /** What is asked about the channel. */
   readonly #reads: Calls;
@@ -72,9 +75,14 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
     this.#typing = new Typing((userId, typing) => this._emit('typing', { userId, typing }));
   }
 
-  /** The messages, joins, leaves and losses from now on, until we are out of the channel. At most 10,000 wait for the loop. */
+  /**
+   * The messages, joins, leaves and losses from now on, until we are out of the channel. At most 10,000 wait for the loop. If
+   * nobody listened when we became a member, the first loop begins there, and at most 1,000 wait until it does.
+   */
   [Symbol.asyncIterator](): AsyncIterableIterator<ChannelEvent> {
-    const reader = new Reader();
+    const reader = this.#first ?? new Reader();
+    this.#first = undefined;
+    reader._most = MOST;
     if (this.#host._closed) reader._end();
     this.#readers.add(reader);
     return reader._read(() => this.#readers.delete(reader));
@@ -119,7 +127,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   send(body: object, { excludeSelf }: SendOptions = {}): Sent {
     const key = this.#host._newKey();
     const promise = pending<{ key: string }>((resolve, reject) => {
-      if (Object(body) !== body) throw failure('INVALID_BODY', 'the body of a message must be an object');
+      if (Object(body) !== body) throw failure('INVALID_BODY', 'a message must be an object');
       // Made into text now, so the caller may go on using the object.
       const text = this.#request('publish', { body, excludeSelf }, key);
       const stored = () => {
@@ -139,7 +147,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   ephemeral(body: object, { excludeSelf }: SendOptions = {}): boolean {
     const connection = this.#isIn && this.#host._online;
     if (!connection || connection._unanswered >= BUSY) return false;
-    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), () => {});
+    return connection._ask(this.#request('publish', { body, ephemeral: true, excludeSelf }), ignore);
   }
 
   /**
@@ -248,7 +256,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
       this.#isDeleted = route === 'onDeleted';
       const event = logged({ route, body, epoch, offset, time });
       if (event) {
-        if (event.type === 'message') this.#typing._heard(event.userId, false);
+        if (event.type !== 'join') this.#typing._heard(body.userId, false);
         this.#tell(event);
       }
       this._emit('position', { epoch, offset: offset! });
@@ -319,6 +327,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   #entered({ position, recovered = false, replayed = 0 }: JoinResult): void {
     // With a position of our own we go on from there: what was missed comes next.
     this.#position ??= position;
+    if (!this.#wasIn && !this.#readers.size && !this._hears('message')) this.#readers.add((this.#first = new Reader()));
     this.#isIn = this.#wasIn = true;
     this.#joining._resolve({ position, recovered, replayed });
     this._emit('joined', { position, recovered });
@@ -338,7 +347,7 @@ export class Channel extends Emitter<ChannelEvents> implements AsyncIterable<Cha
   #out(why: ChatError, keepPosition = false): void {
     this.#isWanted = this.#isIn = this.#wasIn = false;
     this.#stopJoining();
-    if (!keepPosition) this.#position = undefined;
+    if (!keepPosition) this.#position = this.#first = undefined;
     this.#joining._reject(why);
     this.#typing._clear();
     for (const reader of this.#readers) reader._end();

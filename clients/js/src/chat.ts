@@ -65,8 +65,8 @@ export class Chat extends Emitter<ChatEvents> {
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     const settings: Settings = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     const { storage, storageKey, user, token, longestPauseMs } = settings;
-    if (!settings.WebSocket) throw new Error('there is no WebSocket here: pass that of the package "ws" as the option WebSocket');
-    if (user === undefined && !token) throw new Error('pass the option user or token: somebody must log in');
+    if (!settings.WebSocket) throw new Error('there is no WebSocket here: pass that of the package "ws"');
+    if (user === undefined && !token) throw new Error('pass the option user or token');
     this.#urls = addresses(url);
     this._settings = settings;
     this._store = new Store(storage, storageKey, user);
@@ -110,7 +110,7 @@ export class Chat extends Emitter<ChatEvents> {
         // A listener may have closed the connection again, so this may wait a second time.
         if (!this._online) return void this.online().then(send, fail);
         this._online._ask(text, (reply) => {
-          if (!reply) return fail(failure('UNKNOWN', 'it may have been done: the connection ended before the answer'));
+          if (!reply) return fail(failure('UNKNOWN', 'it may have been done: there was no answer'));
           // What the server refuses has a reason. What a handler answers is the app's.
           if (reply.code && reply.reason) return fail(new ChatError(reply));
           giveBack();
@@ -123,18 +123,19 @@ export class Chat extends Emitter<ChatEvents> {
 
   /**
    * Logs out: the others see us leave, and everything that waits fails with `CLOSED`. The storage keeps the positions, so that
-   * the next chat begins where this one ends. With `forget` it keeps nothing.
+   * the next chat begins where this one ends. With `forget` it keeps nothing. Fulfilled when the storage has been written.
    */
-  close({ forget = false }: { forget?: boolean | undefined } = {}): void {
-    this._store._end(forget);
+  close({ forget = false }: { forget?: boolean | undefined } = {}): Promise<void> {
+    const written = this._store._end(forget);
     this.#lose(failure('CLOSED', 'close() was called'));
+    return written;
   }
 
   /** @internal */
   _reserve(text: string): () => void {
     const size = bytes(text);
     if (this._closed) throw this._closed;
-    if (size > this.#room) throw failure('QUEUE_FULL', 'too much waits to be sent', true);
+    if (size > this.#room) throw failure('QUEUE_FULL', 'too much waits to be sent', size <= this._settings.queueBytes);
     this.#room -= size;
     return () => (this.#room += size);
   }
@@ -147,7 +148,7 @@ export class Chat extends Emitter<ChatEvents> {
     if (attempt !== this.#attempt) return;
     try {
       const { WebSocket, pingMs, silenceMs, longestPauseMs } = this._settings;
-      const late = failure('TOKEN_FAILED', 'token() has not answered', true);
+      const late = failure('TOKEN_FAILED', 'token() did not answer', true);
       this.#timer = setTimeout(() => this.#lose(late), longestPauseMs);
       const token = await this.#token();
       if (attempt !== this.#attempt) return;
@@ -172,9 +173,9 @@ export class Chat extends Emitter<ChatEvents> {
     try {
       got = await token?.();
     } catch (cause) {
-      throw failure('TOKEN_FAILED', `token() has failed: ${cause}`, true);
+      throw failure('TOKEN_FAILED', `token() failed: ${cause}`, true);
     }
-    if (token && !got) throw failure('NO_TOKEN', 'token() has returned nothing');
+    if (token && !got) throw failure('NO_TOKEN', 'token() returned nothing');
     return got;
   }
 

@@ -1,5 +1,6 @@
 import { failure, type ChatError } from './errors.js';
 import { now } from './clock.js';
+import { ignore } from './ignore.js';
 import type { Push, Reply } from './message.js';
 import type { Socket } from './types.js';
 
@@ -18,7 +19,6 @@ export type Answered = (reply: Reply | undefined) => void;
 
 const OPEN = 1;
 const TOO_BIG = 1009;
-const ignore = () => {};
 
 /** How many bytes a JSON text has in UTF-8. Not every platform has an encoder. */
 export const bytes = (text: string): number => encodeURI(text).replace(/%../g, '_').length;

@@ -4,7 +4,7 @@ type Report = (error: unknown) => void;
 const platform: { reportError?: Report; console?: { error: Report } } = globalThis;
 
 /** Tells of an error that nobody has caught, so that it is seen in the console, or by the app's own handler of errors. */
-const report: Report = (error) => (platform.reportError ?? platform.console?.error)?.(error);
+export const report: Report = (error) => (platform.reportError ?? platform.console?.error)?.(error);
 
 /** Something that has events. */
 export class Emitter<Events> {
@@ -17,6 +17,11 @@ export class Emitter<Events> {
     const listeners = (this.#listeners[name] ??= new Set());
     listeners.add(listener);
     return () => void listeners.delete(listener);
+  }
+
+  /** True if somebody listens to events of this name. @internal */
+  _hears(name: keyof Events): number | undefined {
+    return this.#listeners[name]?.size;
   }
 
   /**

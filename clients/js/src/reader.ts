@@ -1,7 +1,9 @@
 import type { ChannelEvent, Position } from './types.js';
 
-/** How many events wait for a slow reader. */
-const MOST = 10_000;
+/** How many events wait for a loop. */
+export const MOST = 10_000;
+/** How many events wait as long as there is no loop. */
+const MOST_BEFORE = 1_000;
 
 /** The position before an event. */
 const start = (event: ChannelEvent): Position =>
@@ -9,6 +11,8 @@ const start = (event: ChannelEvent): Position =>
 
 /** The events of a channel for one `for await`. It may be slow: what is too much for it is told as lost. */
 export class Reader {
+  /** How many events wait at most. @internal */
+  _most = MOST_BEFORE;
   #events: ChannelEvent[] = [];
   #hasEnded = false;
   /** Goes on with the loop that waits for an event. */
@@ -16,7 +20,7 @@ export class Reader {
 
   _push(event: ChannelEvent): void {
     const [first] = this.#events;
-    if (this.#events.length >= MOST) {
+    if (this.#events.length >= this._most) {
       this.#events = [{ type: 'lost', reason: 'overflow', from: start(first!), to: start(event) }];
     }
     this.#events.push(event);

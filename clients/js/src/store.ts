@@ -1,3 +1,4 @@
+import { report } from './emitter.js';
 import type { Position, TextStorage } from './types.js';
 
 /** At most so often, positions are written. So a crash repeats what was given in this time. */
@@ -19,7 +20,8 @@ export class Store {
   readonly #user: string;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** What is written last must be what is kept, also where writing takes a while. */
-  #writing: Promise<unknown> = Promise.resolve();
+  #writing: Promise<any> = Promise.resolve();
+  #hasFailed = false;
 
   constructor(storage: TextStorage | undefined, key: string, user: string | number | undefined) {
     this.#storage = storage;
@@ -67,10 +69,11 @@ export class Store {
     if (this.#timer) this.#write();
   }
 
-  /** The session is over. The next one begins where this one ends, or with nothing. */
-  _end(forget: boolean): void {
+  /** The session is over. The next one begins where this one ends, or with nothing. Fulfilled when that is written. */
+  _end(forget: boolean): Promise<void> {
     this._secret = undefined;
     this.#write(forget || !this.#positions.size);
+    return this.#writing;
   }
 
   #write(forget?: boolean): void {
@@ -80,7 +83,7 @@ export class Store {
     if (!storage) return;
     const text = JSON.stringify({ user: this.#user, secret: this._secret, positions: this._positions });
     const write = () => (forget ? storage.removeItem(this.#key) : storage.setItem(this.#key, text));
-    // A storage may be full or forbidden. Then a reload begins anew.
-    this.#writing = this.#writing.then(write).catch(() => {});
+    // A storage may be full or forbidden. Then a reload begins anew, and the app hears of it once.
+    this.#writing = this.#writing.then(write).catch((error) => (this.#hasFailed ||= (report(error), true)));
   }
 }

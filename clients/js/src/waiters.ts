@@ -1,6 +1,5 @@
 import type { ChatError } from './errors.js';
-
-const ignore = () => {};
+import { ignore } from './ignore.js';
 
 /**
  * A promise. It fails with what `begin` throws. If it fails because the chat was closed, nobody needs to handle that: the app

@@ -184,6 +184,14 @@ test('somebody who gives no sign for six seconds is not typing any more', async 
   assert.ok(!names(seen).includes('ephemeral'));
 });
 
+test('somebody who has left is not typing any more', async (t) => {
+  const world = new World(t);
+  const { seen } = await world.inside();
+  const [joins, leaves] = ['onJoin', 'onLeave'].map((route, at) => ({ route, channel: 'room', offset: 11 + at, time: 1, body: { userId: 'ben' } }));
+  await world.socket.say(typing(true), joins, leaves);
+  assert.deepEqual(names(seen).slice(1), ['typing', 'join', 'typing', 'leave']);
+});
+
 test('somebody has stopped typing when the message comes, or when they say so', async (t) => {
   const world = new World(t);
   const { seen } = await world.inside();
@@ -268,6 +276,100 @@ test('a loop that is much too slow is told once what it has lost, and goes on wi
   for (let count = 0; count < 4; count += 1) got.push((await loop.next()).value);
   assert.deepEqual(got[0], { type: 'lost', reason: 'overflow', from: at(10), to: at(10_010) });
   assert.deepEqual(got.slice(1).map(({ offset }) => offset), [10_011, 10_012, 10_013]);
+});
+
+test('the first loop begins where we became a member, whatever the app does before', async (t) => {
+  const world = new World(t);
+  const channel = (await world.online()).channel('room');
+  await world.enter(channel);
+  await world.socket.say(message(11), message(12));
+  const first = channel[Symbol.asyncIterator]();
+  const second = channel[Symbol.asyncIterator]();
+  await world.socket.say(message(13));
+  const got = [];
+  for (let count = 0; count < 3; count += 1) got.push((await first.next()).value.offset);
+  assert.deepEqual([...got, (await second.next()).value.offset], [11, 12, 13, 13]);
+});
+
+test('who listens, has a loop, or was a member before gets nothing twice', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  const next = async (channel) => (await channel[Symbol.asyncIterator]().next()).value.offset;
+  const listening = chat.channel('room');
+  listening.on('message', () => {});
+  await world.enter(listening);
+  await world.socket.say(message(11));
+  const listened = next(listening);
+  const looping = chat.channel('other');
+  const loop = looping[Symbol.asyncIterator]();
+  await world.enter(looping);
+  await world.socket.say(message(11, 'x', 'other'));
+  const looped = next(looping);
+  await world.socket.say(message(12), message(12, 'x', 'other'));
+  assert.deepEqual(await Promise.all([listened, looped]), [12, 12]);
+  assert.equal((await loop.next()).value.offset, 11);
+});
+
+test('after a reconnect nothing is held for another loop', async (t) => {
+  const world = new World(t);
+  const channel = (await world.online()).channel('room');
+  await world.enter(channel);
+  await world.socket.say(message(11));
+  for await (const { offset } of channel) if (offset === 11) break;
+  await world.reconnect();
+  await world.socket.answer(JOIN, { code: 0, position: at(12), recovered: true, replayed: 1 });
+  await world.socket.say(message(12));
+  const later = channel[Symbol.asyncIterator]().next();
+  await world.socket.say(message(13));
+  assert.equal((await later).value.offset, 13);
+});
+
+test('without a loop a thousand events wait for it, and more are told as lost', async (t) => {
+  const world = new World(t);
+  const channel = (await world.online()).channel('room');
+  await world.enter(channel);
+  await world.socket.say(...Array.from({ length: 1_002 }, (_, number) => message(11 + number)));
+  const loop = channel[Symbol.asyncIterator]();
+  const got = [];
+  for (let count = 0; count < 3; count += 1) got.push((await loop.next()).value);
+  assert.deepEqual(got[0], { type: 'lost', reason: 'overflow', from: at(10), to: at(1_010) });
+  assert.deepEqual([got[1].offset, got[2].offset], [1_011, 1_012]);
+  // From now on it may be as slow as any other.
+  await world.socket.say(...Array.from({ length: 9_000 }, (_, number) => message(1_013 + number)));
+  assert.equal((await loop.next()).value.offset, 1_013);
+});
+
+test('what no loop has read is there after the end of the chat', async (t) => {
+  const world = new World(t);
+  const chat = await world.online();
+  const channel = chat.channel('room');
+  await world.enter(channel);
+  await world.socket.say(message(11), message(12));
+  chat.close();
+  const got = [];
+  for await (const { offset } of channel) got.push(offset);
+  assert.deepEqual(got, [11, 12]);
+  assert.ok((await channel[Symbol.asyncIterator]().next()).done);
+});
+
+test('what no loop has read is not there after a leave, and the next join holds again what comes', async (t) => {
+  const world = new World(t);
+  const channel = (await world.online()).channel('room');
+  const leave = async () => {
+    void channel.leave();
+    await world.socket.answer(LEAVE, { code: 0 });
+  };
+  await world.enter(channel);
+  await world.socket.say(message(11));
+  await leave();
+  const early = channel[Symbol.asyncIterator]();
+  await world.enter(channel, 20);
+  await world.socket.say(message(21));
+  assert.equal((await early.next()).value.offset, 21);
+  await leave();
+  await world.enter(channel, 30);
+  await world.socket.say(message(31));
+  assert.equal((await channel[Symbol.asyncIterator]().next()).value.offset, 31);
 });
 
 const publication = (offset) => ({ route: 'onMessage', epoch: 'e', offset, time: offset, body: { userId: 'ben' } });

@@ -267,7 +267,11 @@ test('what waits is bounded, and what is settled makes room', async (t) => {
   await world.socket.answer('game.move', { code: 0 });
   await request;
   void channel.send(body);
-  assert.equal(await reasonOf(channel.send(body)), 'QUEUE_FULL');
+  const full = await channel.send(body).catch((error) => error);
+  assert.deepEqual([full.reason, full.retry], ['QUEUE_FULL', true]);
+  // There is never room for this one, so it is useless to try again.
+  const large = await channel.send({ content: 'x'.repeat(1_000) }).catch((error) => error);
+  assert.deepEqual([large.reason, large.retry], ['QUEUE_FULL', false]);
 });
 
 test('a body that is no object fails at once, and so does one that is no JSON', async (t) => {

@@ -144,16 +144,36 @@ test('a secret that the server cannot read is forgotten, and the login repeated 
   assert.equal(chat.state, 'closed');
 });
 
-test('a storage that fails is as good as none', async (t) => {
+test('a storage that fails is as good as none, and that is reported once', async (t) => {
   const world = new World(t);
+  const reported = [];
+  globalThis.reportError = ({ message }) => reported.push(message);
+  t.after(() => delete globalThis.reportError);
   const fail = () => {
     throw new Error('forbidden');
   };
   const { chat } = await world.inside({ storage: { getItem: fail, setItem: fail, removeItem: fail } });
+  assert.deepEqual(reported, []);
   await world.pass(1_000);
   assert.equal(chat.state, 'online');
-  chat.close();
-  await settled();
+  await world.socket.say(message(11));
+  await world.pass(1_000);
+  await chat.close();
+  assert.deepEqual(reported, ['forbidden']);
+});
+
+test('who waits for the end of a chat finds everything in the storage', async (t) => {
+  const world = new World(t);
+  const storage = new Storage();
+  const slow = Object.fromEntries(
+    ['getItem', 'setItem', 'removeItem'].map((name) => [name, async (...given) => (await settled(), storage[name](...given))]),
+  );
+  const { chat } = await world.inside({ storage: slow });
+  await world.socket.say(message(11));
+  await chat.close();
+  assert.deepEqual(kept(storage), { user: 'ann', positions: { room: { epoch: 'e', offset: 11 } } });
+  await chat.close({ forget: true });
+  assert.equal(kept(storage), null);
 });
 
 test('a chat that was closed is not there any more, and the next one goes on where it was', async (t) => {

@@ -18,6 +18,13 @@ def reader(scene: Scene, channel: Channel, seen: list[LogEvent]) -> "asyncio.Tas
     return scene.begin(read())
 
 
+async def offset(stream: Stream) -> int:
+    """Where the next event stands in the log."""
+    event = await anext(stream)
+    assert not isinstance(event, Lost)
+    return event.offset
+
+
 async def test_an_iterator_gives_messages_joins_leaves_and_losses_in_order(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
@@ -48,6 +55,91 @@ async def test_an_iteration_of_a_closed_chat_ends_at_once(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)
     await chat.close()
+    assert [it async for it in channel] == []
+
+
+async def test_the_first_iteration_begins_where_the_channel_was_joined(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    await scene.socket.push(message(5), message(6))
+    first, second = aiter(channel), aiter(channel)
+    await scene.socket.push(message(7))
+    assert [await offset(first) for _ in range(3)] == [5, 6, 7]
+    assert await offset(second) == 7
+
+
+async def test_who_listens_or_iterates_already_is_given_nothing_twice(scene: Scene) -> None:
+    chat = await scene.online()
+    listening = chat.channel("room")
+    listening.on("message", lambda _: None)
+    await scene.joined(chat)
+    iterating = chat.channel("other")
+    early = aiter(iterating)
+    await scene.joined(chat, "other")
+    await scene.socket.push(message(5), message(5, channel="other"))
+    late = [aiter(listening), aiter(iterating)]
+    await scene.socket.push(message(6), message(6, channel="other"))
+    assert [await offset(it) for it in late] == [6, 6]
+    assert await offset(early) == 5
+
+
+async def test_after_a_reconnect_nothing_is_held_for_another_iteration(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    first = aiter(channel)
+    del first
+    await scene.again()
+    await scene.let_in(recovered=True, replayed=1)
+    await scene.socket.push(message(5))
+    later = aiter(channel)
+    await scene.socket.push(message(6))
+    assert await offset(later) == 6
+
+
+async def test_before_the_first_iteration_a_thousand_events_wait(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    await scene.socket.push(*(message(offset) for offset in range(5, 1_007)))
+    stream = aiter(channel)
+    lost = await anext(stream)
+    assert lost == Lost("overflow", Position("e1", 4), Position("e1", 6))
+    # From now on it may be as slow as any other.
+    await scene.socket.push(*(message(offset) for offset in range(1_007, 9_007)))
+    assert await offset(stream) == 7
+
+
+async def test_what_nobody_has_read_is_not_there_after_a_leave(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    await scene.socket.push(message(5))
+    leaving = scene.begin(channel.leave())
+    await scene.socket.answer(LEAVE)
+    await leaving
+    early = aiter(channel)
+    await scene.joined(chat, offset=20)
+    await scene.socket.push(message(21))
+    assert await offset(early) == 21
+
+
+async def test_what_nobody_has_read_is_there_after_a_leave_and_a_join(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    leaving = scene.begin(channel.leave())
+    await scene.socket.answer(LEAVE)
+    await leaving
+    await scene.joined(chat, offset=20)
+    await scene.socket.push(message(21))
+    assert await offset(aiter(channel)) == 21
+
+
+async def test_what_nobody_has_read_is_there_after_the_end_of_the_chat(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    await scene.socket.push(message(5))
+    await chat.close()
+    stream = aiter(channel)
+    assert await offset(stream) == 5
+    assert [it async for it in stream] == []
     assert [it async for it in channel] == []
 
 

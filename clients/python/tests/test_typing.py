@@ -78,6 +78,20 @@ async def test_a_message_of_a_user_ends_its_typing(scene: Scene) -> None:
     assert seen == [("lin", True), ("bo", True), ("lin", False)]
 
 
+async def test_a_user_who_has_left_types_no_more(scene: Scene) -> None:
+    chat = await scene.online()
+    channel = await scene.joined(chat)
+    seen = record(channel)
+    comes, goes = (
+        {"route": route, "channel": "room", "offset": offset, "time": 1, "body": {"userId": "lin"}}
+        for route, offset in (("onJoin", 5), ("onLeave", 6))
+    )
+    await scene.socket.push(types("lin"), comes)
+    assert seen == [("lin", True)]
+    await scene.socket.push(goes)
+    assert seen == [("lin", True), ("lin", False)]
+
+
 async def test_a_user_can_say_that_it_has_ended(scene: Scene) -> None:
     chat = await scene.online()
     channel = await scene.joined(chat)

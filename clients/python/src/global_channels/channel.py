@@ -93,6 +93,7 @@ class Channel:
         self._own_typing = OwnTyping(self._say_typing)
         self._reader = Reader(self._membership.member, owner._backoff)
         self._was_deleted = False
+        self._was_in = False  # since it is wanted
 
     # What applications do
 
@@ -188,6 +189,7 @@ class Channel:
     def __aiter__(self) -> Stream:
         """Iterates over the messages, joins, leaves and losses that come from now on, until the channel is left.
 
+        If nobody listened when the channel was joined, the first iteration begins there. Until it does, 1,000 events wait.
         After 10,000 events that nobody has read, the oldest are dropped, and `Lost("overflow")` comes in their place.
         """
         stream = self._streams.open(self)
@@ -305,6 +307,10 @@ class Channel:
 
     def _entered(self, position: Position, *, recovered: bool) -> None:
         self._was_deleted = False
+        # Otherwise, what is replayed would be gone for a program that joins, does something else, and then iterates.
+        if not self._was_in and not self._listeners.hears("message"):
+            self._streams.hold()
+        self._was_in = True
         self._hold()
         self._tell(Joined(position, recovered=recovered))
         self._note()
@@ -315,6 +321,8 @@ class Channel:
         self._outbox.fail(why)
         self._typists.clear()
         self._streams.end()
+        self._streams.release()
+        self._was_in = False
         self._follower.position = None
         self._memory.forget(self.name)
         self._hold()
@@ -338,7 +346,7 @@ class Channel:
         # Read now, because a listener may leave the channel.
         epoch = self.position.epoch if self.position is not None else ""
         event = None if route is None else publication(route, body, offset, epoch, time)
-        if isinstance(event, Message):
+        if isinstance(event, Message | Leave):
             self._typists.ended(event.user_id)
         if event is not None:
             self._give(event)

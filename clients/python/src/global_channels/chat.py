@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from .backoff import Backoff
 from .channel import Channel, Unsubscribe
 from .connection import object_to_json
-from .errors import CLOSED, QUEUE_FULL, ChatError
+from .errors import CLOSED, ChatError
 from .events import Added, Body, Push, State, StateName, UserId
 from .line import Line
 from .listeners import Listener, Listeners
@@ -126,7 +126,7 @@ class Chat:
         params = object_to_json({} if body is None else body)
         size = len(params.encode())
         if not self._line.take(size):
-            raise ChatError(QUEUE_FULL, "What waits for answers has reached the limit. Wait until it is answered.", retry=True)
+            raise self._line.full(size)
         try:
             while self._line.connection is None:
                 await self.online()

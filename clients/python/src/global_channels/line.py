@@ -1,7 +1,7 @@
 """What the channels of a chat share: its connection, and what all their messages may hold."""
 
 from .connection import Connection
-from .errors import CLOSED, ChatError
+from .errors import CLOSED, QUEUE_FULL, ChatError
 
 
 class Line:
@@ -9,7 +9,7 @@ class Line:
 
     def __init__(self, room: int) -> None:
         """`room` is the number of bytes that requests without an answer may have together."""
-        self._room = room
+        self._most = self._room = room
         self.connection: Connection | None = None
         self._closed: ChatError | None = None
 
@@ -19,6 +19,12 @@ class Line:
             return False
         self._room -= size
         return True
+
+    def full(self, size: int) -> ChatError:
+        """Why a request of this size was not taken. There is never room for one that is larger than all the room."""
+        fits = size <= self._most
+        advice = "Wait until what was sent is answered." if fits else "This one is larger than queue_bytes alone."
+        return ChatError(QUEUE_FULL, f"What waits for answers has reached the limit. {advice}", retry=fits)
 
     def give(self, size: int) -> None:
         """Gives the room of a request back."""

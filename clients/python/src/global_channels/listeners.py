@@ -44,6 +44,10 @@ class Listeners:
         """True if anybody listens."""
         return any(self._listeners.values())
 
+    def hears(self, event: str) -> bool:
+        """True if somebody listens to events of this name."""
+        return bool(self._listeners[event])
+
     def on(self, event: str, listener: Listener) -> Callable[[], None]:
         """Adds a listener. Returns a function that removes it again, and does nothing if it is called twice.
 

@@ -12,7 +12,7 @@ from typing import Any
 from .backoff import Backoff
 from .clock import Clock
 from .connection import Outcome, object_to_json
-from .errors import QUEUE_FULL, UNKNOWN, ChatError
+from .errors import UNKNOWN, ChatError
 from .line import Line
 
 PUBLISH = "chat.handler.publish"
@@ -124,8 +124,7 @@ class Outbox:
         params = f'{{"channel":{self._channel},"body":{text}{excluding},"key":"{sent.key}"}}'
         message = _Message(params, sent)
         if not self._line.take(message.size):
-            full = "The messages that wait to be stored have reached the limit. Send less, or wait until they are stored."
-            sent._settle(ChatError(QUEUE_FULL, full, retry=True))
+            sent._settle(self._line.full(message.size))
             return sent
         self._messages.append(message)
         self._flow()

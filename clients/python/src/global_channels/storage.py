@@ -95,6 +95,7 @@ class Memory:
         self._positions: dict[str, Position] = {}
         self.secret: str | None = None
         self._is_dirty = False
+        self._has_failed = False
         self._task: asyncio.Task[None] | None = None
 
     def position(self, channel: str) -> Position | None:
@@ -173,7 +174,10 @@ class Memory:
             else:
                 await _answer(self._storage.set_item(self._key, json.dumps(stored, ensure_ascii=False)))
         except Exception as error:
-            report("writing the storage", error)
+            # It is tried again, and says the same each time.
+            if not self._has_failed:
+                report("writing the storage", error)
+            self._has_failed = True
 
     async def finish(self) -> None:
         """Writes what has changed, once more and at once."""

@@ -8,6 +8,7 @@ from .events import LogEvent, Lost
 from .positions import Position
 
 MOST_EVENTS = 10_000  # that wait for one reader
+MOST_HELD = 1_000  # that wait for the first reader
 
 
 class Stream:
@@ -17,10 +18,10 @@ class Stream:
     `Lost("overflow", …)` once in their place, and goes on with those that it has.
     """
 
-    def __init__(self, source: object) -> None:
+    def __init__(self, source: object, most: int = MOST_EVENTS) -> None:
         """Is made by the channel, `source`, which must live as long as somebody iterates over it."""
         self._source = source
-        self._events: deque[LogEvent] = deque(maxlen=MOST_EVENTS)
+        self._events: deque[LogEvent] = deque(maxlen=most)
         self._dropped: LogEvent | None = None  # the first one of those that were dropped in a row
         self._is_over = False
         self._wake: asyncio.Future[None] | None = None
@@ -48,10 +49,15 @@ class Stream:
 
     def _put(self, event: LogEvent) -> None:
         """Adds an event."""
-        if self._dropped is None and len(self._events) == MOST_EVENTS:
+        if self._dropped is None and len(self._events) == self._events.maxlen:
             self._dropped = self._events[0]
         self._events.append(event)
         self._notify()
+
+    def _go_on_from(self, other: "Stream") -> None:
+        """Begins with what another one has."""
+        self._events.extend(other._events)
+        self._dropped = other._dropped
 
     def _end(self) -> None:
         """Nothing follows what is in here."""
@@ -73,12 +79,28 @@ class Streams:
     def __init__(self) -> None:
         """There is none."""
         self._streams: WeakSet[Stream] = WeakSet()
+        self._held: Stream | None = None  # what the first one will begin with
 
     def open(self, source: object) -> Stream:
-        """Begins another one."""
+        """Begins another one, with what is held."""
         stream = Stream(source)
+        if self._held is not None:
+            stream._go_on_from(self._held)
+            self.release()
         self._streams.add(stream)
         return stream
+
+    def hold(self) -> None:
+        """Holds what comes until the first one begins, unless there is one."""
+        if not self._streams:
+            self._held = Stream(None, MOST_HELD)
+            self._streams.add(self._held)
+
+    def release(self) -> None:
+        """Holds nothing any more."""
+        if self._held is not None:
+            self._streams.discard(self._held)
+            self._held = None
 
     def put(self, event: LogEvent) -> None:
         """Adds an event to all of them."""

@@ -1,0 +1,2 @@
+/** For what needs no answer. */
+export const ignore = (): void => {};
