@@ -9,6 +9,8 @@ const { CHAT_URL = 'http://127.0.0.1:3010', CHANNEL = 'lobby', BOT = 'node-bot',
 const chat = connect(CHAT_URL, { user: BOT, storage: fileStorage(FOLDER), WebSocket });
 const room = chat.channel(CHANNEL);
 const nameOf = ({ userId }) => userId ?? 'the server';
+/** Two bots may repeat each other, so an answer must not hold the whole of others. */
+const MOST_CHARACTERS = 200;
 
 const commands = {
   help: () => 'I answer !help, !who and !last N.',
@@ -17,7 +19,7 @@ const commands = {
     const lines = [];
     const most = Math.min(Number(count) || 5, 20);
     for await (const event of room.history({ from: { epoch, offset } })) {
-      if (event.type === 'message') lines.unshift(`${nameOf(event)}: ${event.body.content}`);
+      if (event.type === 'message') lines.unshift(`${nameOf(event)}: ${event.body.content}`.slice(0, MOST_CHARACTERS));
       if (lines.length === most) break;
     }
     return lines.join('\n') || 'Nothing was said before.';

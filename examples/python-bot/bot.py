@@ -14,13 +14,16 @@ CHANNEL = os.environ.get("CHANNEL", "lobby")
 BOT = os.environ.get("BOT", "python-bot")
 FOLDER = os.environ.get("FOLDER", ".")
 
+MOST_CHARACTERS = 200  # of a line. Two bots may repeat each other, so an answer must not hold the whole of others
+
 
 async def last(channel: Channel, asked: Message, most: int) -> str:
     """The messages before this one, the newest at the end."""
     lines: list[str] = []
     async for event in channel.history(from_=Position(asked.epoch, asked.offset)):
         if isinstance(event, Message):
-            lines.insert(0, f"{event.user_id or 'the server'}: {event.body.get('content')}")
+            line = f"{event.user_id or 'the server'}: {event.body.get('content')}"
+            lines.insert(0, line[:MOST_CHARACTERS])
         if len(lines) == most:
             break
     return "\n".join(lines) or "Nothing was said before."
@@ -74,7 +77,10 @@ async def main() -> None:
     with suppress(asyncio.CancelledError):
         async with connect(CHAT_URL, user=BOT, storage=FileStorage(f"{FOLDER}/python-bot.json")) as chat:
             chat.on("state", tell)
-            await follow(chat.channel(CHANNEL))
+            try:
+                await follow(chat.channel(CHANNEL))
+            except ChatError as error:
+                sys.exit(f"I was not let in: {error}")
             sys.exit("I am out of the channel.")
 
 

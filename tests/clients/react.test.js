@@ -402,7 +402,7 @@ describe('the chat in React', function () {
     await until(ben, async () => witnessed.heard('onLeave', 'ben').length, 1);
     await ben.keyboard.type('witness');
     await ben.keyboard.press('Enter');
-    await ben.getByRole('alert').filter({ hasText: 'Another connection of this user is logged in' }).waitFor();
+    await ben.getByRole('alert').filter({ hasText: 'Somebody is in the chat under this name.' }).waitFor();
     await judge(ben);
   });
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum IssuerError {
     /// No issuer is named.
     #[error(
-        "auth.mode is jwt, but there is no [[auth.issuer]], so nobody could log in. Name one in the configuration file"
+        "auth.mode is jwt, but there is no [[auth.issuer]], so nobody could log in. Name one in the configuration file (that of standalone: [[connector.auth.issuer]])"
     )]
     None,
     /// Settings that contradict each other.

@@ -15,6 +15,12 @@ const USER = 'user';
 let session: Session = {};
 const listeners = new Set<() => void>();
 
+/** What people should read in place of what the server says to programmers. */
+const WORDS: Record<string, string> = {
+  USER_LOGGED_IN: 'Somebody is in the chat under this name. Choose another one.',
+  replaced: 'You have gone on in another tab.',
+};
+
 function become(next: Session) {
   session = next;
   for (const listener of listeners) listener();
@@ -25,7 +31,7 @@ export function logIn(user: string) {
   // After a reload of the tab, the session takes its place again, and is given what it has missed.
   const chat = connect(location.origin, { user, storage: sessionStorage });
   chat.on('state', ({ state, reason, message }) => {
-    if (state === 'closed' && reason !== 'CLOSED') become({ user, ended: message ?? reason ?? 'The session has ended.' });
+    if (state === 'closed' && reason !== 'CLOSED') become({ user, ended: WORDS[reason ?? ''] ?? message ?? 'The session has ended.' });
   });
   become({ user, chat });
 }
