@@ -10,7 +10,7 @@ use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{io, panic, thread};
+use std::{fmt, io, panic, thread};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -95,9 +95,10 @@ impl Shutdown {
 /// or [`DEADLINE`] after that, ends the process at once. If the service fails, the error is one line on stderr, or an event if the
 /// log is JSON, and the exit code is 1. A panic in any task is logged. At the start, the limit of file descriptors is raised and huge
 /// pages are switched off.
-pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
+pub fn run<F, E>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
-    F: Future<Output = anyhow::Result<()>>,
+    F: Future<Output = Result<(), E>>,
+    E: From<io::Error> + fmt::Display,
 {
     log_panics();
     descriptors::raise();
@@ -108,7 +109,7 @@ where
             listen_to_signals(shutdown.clone())?;
             Ok(runtime)
         })
-        .map_err(anyhow::Error::from)
+        .map_err(E::from)
         .and_then(|runtime| {
             Metrics::install().name_service(name);
             expiry::register_all();
@@ -245,9 +246,9 @@ mod tests {
     #[test]
     fn the_service_decides_the_exit_code_on_one_thread_or_several() {
         for threads in [0, 1, 2] {
-            let ok = run("test", threads, |_| async { Ok(()) });
+            let ok = run("test", threads, |_| async { io::Result::Ok(()) });
             assert_eq!(format!("{ok:?}"), format!("{:?}", ExitCode::SUCCESS));
-            let failed = run("test", threads, |_| async { anyhow::bail!("no") });
+            let failed = run("test", threads, |_| async { Err(io::Error::other("no")) });
             assert_eq!(format!("{failed:?}"), format!("{:?}", ExitCode::FAILURE));
         }
     }

@@ -144,7 +144,7 @@ mod tests {
 
     fn bind(path: &Path) -> Result<Listener, String> {
         let bound = Listener::bind(&ListenAddress::Unix(path.to_owned()));
-        bound.map_err(|error| format!("{error:#}"))
+        bound.map_err(|error| format!("{error}: {}", error.source))
     }
 
     #[tokio::test]
