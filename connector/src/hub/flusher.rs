@@ -2,9 +2,9 @@
 //!
 //! The first publication since the last flush wakes the flusher. Before it writes, it yields to all other tasks that
 //! are ready, and again as long as that brings more publications. So they leave in one write, which costs the same
-//! whatever its size. Channels whose news can wait come later.
+//! whatever its size. Channels whose news can wait come later, and so do large rooms that were written just now.
 
-use super::pacing::{NEWS_PAUSE, NewsShare};
+use super::pacing::{NEWS_PAUSE, NewsShare, rest_after};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +28,49 @@ pub(super) trait Pending: Send + Sync {
 
     /// Does the same, as the flush that was ordered with [`Flusher::add_later`]. Before it, no other one must be ordered.
     fn flush_news(&self);
+}
+
+/// Channels whose last flush took long. None of them is flushed until its rest is over.
+#[derive(Default)]
+struct Rests(Vec<Rest>);
+
+struct Rest {
+    channel: Arc<dyn Pending>,
+    end: Instant,
+    /// A flush was ordered meanwhile.
+    is_ordered: bool,
+}
+
+impl Rests {
+    fn begin(&mut self, channel: Arc<dyn Pending>, rest: Duration) {
+        self.0.push(Rest {
+            channel,
+            end: Instant::now() + rest,
+            is_ordered: false,
+        });
+    }
+
+    /// If the channel rests, its flush is put off until that is over.
+    fn puts_off(&mut self, channel: &Arc<dyn Pending>) -> bool {
+        let rest = self
+            .0
+            .iter_mut()
+            .find(|it| Arc::ptr_eq(&it.channel, channel));
+        rest.map(|it| it.is_ordered = true).is_some()
+    }
+
+    /// When the next rest is over.
+    fn next_end(&self) -> Option<Instant> {
+        self.0.iter().map(|it| it.end).min()
+    }
+
+    /// Ends the rests that are over. Returns the channels that are to be flushed now.
+    fn take_over(&mut self) -> Vec<Arc<dyn Pending>> {
+        let now = Instant::now();
+        let over = self.0.extract_if(.., |it| it.end <= now);
+        let ordered = over.filter(|it| it.is_ordered);
+        ordered.map(|it| it.channel).collect()
+    }
 }
 
 #[derive(Default)]
@@ -74,10 +117,11 @@ impl Flusher {
     /// Flushes in turn everything that is ready, and one channel whose news have waited long enough. So neither keeps the other back.
     pub(super) async fn run(self: Arc<Self>) {
         let mut share = NewsShare::new();
+        let mut rests = Rests::default();
         loop {
-            self.until_due(&share).await;
+            self.until_due(&share, &rests).await;
             self.let_more_arrive().await;
-            self.flush_ready().await;
+            self.flush_ready(&mut rests).await;
             if let Some(channel) = self.take_news(&share) {
                 let begun = Instant::now();
                 channel.flush_news();
@@ -87,12 +131,13 @@ impl Flusher {
     }
 
     /// Returns when there is something to flush.
-    async fn until_due(&self, share: &NewsShare) {
+    async fn until_due(&self, share: &NewsShare, rests: &Rests) {
         loop {
             if !self.dirty.lock().is_empty() {
                 return;
             }
-            match self.news_time(share) {
+            let times = [self.news_time(share), rests.next_end()];
+            match times.into_iter().flatten().min() {
                 Some(time) if time <= Instant::now() => return,
                 Some(time) => tokio::select! {
                     () = self.wake.notified() => {}
@@ -119,15 +164,24 @@ impl Flusher {
         Some(channel)
     }
 
-    async fn flush_ready(&self) {
+    async fn flush_ready(&self, rests: &mut Rests) {
+        let rested = rests.take_over();
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut writes = 0;
-        for channel in dirty {
+        for channel in rested.into_iter().chain(dirty) {
+            if rests.puts_off(&channel) {
+                continue;
+            }
             if writes >= WRITES_AT_ONCE {
                 writes = 0;
                 yield_now().await;
             }
+            // Of the time that passes, also in tests.
+            let begun = std::time::Instant::now();
             writes += channel.flush();
+            if let Some(rest) = rest_after(begun.elapsed()) {
+                rests.begin(channel, rest);
+            }
         }
     }
 
@@ -146,6 +200,7 @@ impl Flusher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pacing::{LONG_FLUSH, LONGEST_REST};
     use super::*;
     use crate::testing::let_run;
     use std::sync::Weak;
@@ -213,6 +268,56 @@ mod tests {
         }
         assert!(news.iter().all(|it| it.flushes() == 1));
         assert!(messages.flushes() >= before + 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_takes_long_rests_and_keeps_no_other_back() {
+        /// Takes as long as a room of thousands.
+        #[derive(Default)]
+        struct Large(AtomicU64);
+        impl Pending for Large {
+            fn flush(&self) -> u64 {
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < LONG_FLUSH {
+                    std::hint::spin_loop();
+                }
+                self.0.fetch_add(1, Ordering::Relaxed);
+                1
+            }
+
+            fn flush_news(&self) {
+                self.flush();
+            }
+        }
+        let flusher = Arc::<Flusher>::default();
+        let _running = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&flusher).run()));
+        let (large, small) = (Arc::<Large>::default(), Channel::quiet());
+        for round in 1..=3 {
+            flusher.add(large.clone());
+            let_run().await;
+            assert_eq!(large.0.load(Ordering::Relaxed), round, "it rests no more");
+            flusher.add(large.clone());
+            flusher.add(small.clone());
+            let_run().await;
+            assert_eq!(large.0.load(Ordering::Relaxed), round, "it rests");
+            assert_eq!(small.flushes(), round);
+            advance(LONG_FLUSH / 4).await;
+            let_run().await;
+            assert_eq!(large.0.load(Ordering::Relaxed), round, "it still rests");
+            // The rest was no longer than this, and nothing is flushed that nobody has ordered.
+            advance(LONGEST_REST).await;
+            let_run().await;
+            assert_eq!(large.0.load(Ordering::Relaxed), round + 1);
+            advance(LONGEST_REST).await;
+            let_run().await;
+            assert_eq!(large.0.load(Ordering::Relaxed), round + 1);
+            large.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        assert_eq!(
+            Arc::strong_count(&large),
+            1,
+            "nobody holds it after its rest"
+        );
     }
 
     #[tokio::test(start_paused = true)]
