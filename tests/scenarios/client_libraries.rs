@@ -38,6 +38,7 @@ behaviours! {
     behaviours::it_lists_members_and_reads_the_history_page_by_page,
     behaviours::who_types_is_told_to_those_who_are_there_and_to_nobody_later,
     behaviours::with_a_storage_a_program_that_starts_again_goes_on_where_it_was,
+    behaviours::a_loop_that_begins_after_the_join_is_given_what_was_replayed,
     behaviours::two_programs_with_one_storage_do_not_replace_each_other_for_ever,
     behaviours::lost_data_of_the_store_is_told_and_the_client_goes_on,
     behaviours::a_token_is_refreshed_before_it_expires_and_asked_for_again_when_it_is_refused,

@@ -19,7 +19,7 @@ export class Emitter<Events> {
     return () => void listeners.delete(listener);
   }
 
-  /** True if somebody listens to events of this name. @internal */
+  /** How many listen to events of this name. @internal */
   _hears(name: keyof Events): number | undefined {
     return this.#listeners[name]?.size;
   }

@@ -44,16 +44,18 @@ function fileStorage(file) {
   };
 }
 
-/** A chat, and what has come in its channels. With `quiet`, that is not printed event by event. */
+/** A chat, and what has come in its channels. With `quiet`, that is not printed event by event. With `loops`, nobody listens. */
 class Client {
   #name;
   #quiet;
+  #loops;
   /** By name: what has come, in its order. */
   #seen = new Map();
 
-  constructor({ client, url, user, tokenFile, storageFile, options = {}, quiet = false }) {
+  constructor({ client, url, user, tokenFile, storageFile, options = {}, quiet = false, loops = false }) {
     this.#name = client;
     this.#quiet = quiet;
+    this.#loops = loops;
     this.chat = connect(url, {
       ...options,
       WebSocket,
@@ -68,7 +70,7 @@ class Client {
 
   channel(name) {
     const channel = this.chat.channel(name);
-    if (!this.#seen.has(channel.name)) {
+    if (!this.#loops && !this.#seen.has(channel.name)) {
       this.#seen.set(channel.name, []);
       this.#watch(channel);
     }
@@ -150,6 +152,14 @@ async function carryOut(command) {
         if (publications.push(publication) >= limit) break;
       }
       return publications;
+    }
+    case 'loop': {
+      const contents = [];
+      for await (const { type, body } of client.channel(channel)) {
+        if (type === 'message') contents.push(body.content);
+        if (contents.at(-1) === command.until) break;
+      }
+      return contents;
     }
     case 'request':
       return client.chat.request(command.route, body, command.key === undefined ? {} : { key: command.key });

@@ -8,7 +8,8 @@ Reads commands from its standard input and prints answers and events, one JSON o
     {"client": "ann", "event": "state", "state": "online"}
 
 The commands of a line are begun in their order, and each is answered when it is done. A client that is connected with
-`"quiet": true` prints no events of channels; `seen` answers with what it was given. The end of the input closes all.
+`"quiet": true` prints no events of channels; `seen` answers with what it was given. One that is connected with `"loops": true`
+does not listen at all; `loop` reads its channels. The end of the input closes all.
 """
 
 import asyncio
@@ -74,6 +75,7 @@ class Client:
         """Connects."""
         self.name = command["client"]
         self.is_quiet = command.get("quiet", False)
+        self.loops = command.get("loops", False)
         self.seen: dict[str, list[Any]] = {}
         self.channels: dict[str, Channel] = {}
         options: dict[str, Any] = {OPTIONS[name]: value for name, value in command.get("options", {}).items()}
@@ -92,7 +94,7 @@ class Client:
         if channel.name not in self.channels:
             self.channels[channel.name] = channel
             self.seen[channel.name] = []
-            for event in CHANNEL_EVENTS:
+            for event in () if self.loops else CHANNEL_EVENTS:
                 channel.on(event, self._listener(channel.name, event))  # type: ignore[call-overload]  # one for all
         return channel
 
@@ -195,6 +197,16 @@ class Driver:
             if len(found) == command.get("limit"):
                 break
         return found
+
+    async def do_loop(self, command: Command) -> Any:
+        """Iterates until the message with the content `until` comes. Answers with the contents of all messages."""
+        contents: list[Any] = []
+        async for event in self.channel(command):
+            if isinstance(event, Message):
+                contents.append(event.body.get("content"))
+                if contents[-1] == command["until"]:
+                    break
+        return contents
 
     def do_request(self, command: Command) -> Awaitable[Any]:
         """Answers with the body of the answer."""

@@ -369,6 +369,27 @@ pub(super) async fn with_a_storage_a_program_that_starts_again_goes_on_where_it_
     assert!(!pushes.contains(&left("ann")), "{pushes:?}");
 }
 
+/// A program that joins, does something else, and only then begins its loop.
+pub(super) async fn a_loop_that_begins_after_the_join_is_given_what_was_replayed(library: Library) {
+    let (system, relay) = behind_a_relay().await;
+    let listener = system.member(1, "listener", ROOM).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut connect = at(&relay);
+    connect["storageFile"] = json!(folder.path().join("session.json"));
+    connect["loops"] = json!(true);
+    let mut driver = Driver::start(library);
+    driver.member("ann", ROOM, connect.clone()).await;
+    driver.done("ann", "close", json!({})).await;
+    for content in ["one", "two", "three"] {
+        assert_eq!(listener.say(content).await, SENT);
+    }
+    driver.member("ann", ROOM, connect).await;
+    driver.done("ann", "send", say("here")).await;
+    let until = json!({"channel": ROOM, "until": "here"});
+    let given = driver.done("ann", "loop", until).await;
+    assert_eq!(given, json!(["one", "two", "three", "here"]));
+}
+
 pub(super) async fn two_programs_with_one_storage_do_not_replace_each_other_for_ever(
     library: Library,
 ) {
