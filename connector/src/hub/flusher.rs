@@ -178,8 +178,9 @@ impl Flusher {
             }
             // Of the time that passes, also in tests.
             let begun = std::time::Instant::now();
-            writes += channel.flush();
-            if let Some(rest) = rest_after(begun.elapsed()) {
+            let written = channel.flush();
+            writes += written;
+            if let Some(rest) = rest_after(written, begun.elapsed()) {
                 rests.begin(channel, rest);
             }
         }
@@ -200,7 +201,7 @@ impl Flusher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pacing::{LONG_FLUSH, LONGEST_REST};
+    use super::super::pacing::{LONG_FLUSH, LONGEST_REST, MANY_WRITES};
     use super::*;
     use crate::testing::let_run;
     use std::sync::Weak;
@@ -282,7 +283,7 @@ mod tests {
                     std::hint::spin_loop();
                 }
                 self.0.fetch_add(1, Ordering::Relaxed);
-                1
+                MANY_WRITES
             }
 
             fn flush_news(&self) {

@@ -20,15 +20,17 @@ const NEWS_REST: u32 = 9;
 /// … but none of them waits for longer than this because of others.
 const NEWS_LIMIT: Duration = Duration::from_secs(1);
 
-/// After a flush that took so long, a channel rests. It takes more than a thousand members here.
+/// After a flush with so many writes a channel rests …
+pub(super) const MANY_WRITES: u64 = 1_000;
+/// … if it took so long. A flush of few takes long only if this process had to wait for a core, and then a rest would make it later.
 pub(super) const LONG_FLUSH: Duration = Duration::from_millis(8);
 /// No rest is longer.
 pub(super) const LONGEST_REST: Duration = Duration::from_millis(50);
 
-/// How long a channel rests after a flush that took this long. Measured in rooms of 3,000 and 10,000: half as long as the flush brings a
+/// How long a channel rests after a flush of so many writes that took this long. Measured in rooms of 3,000 and 10,000: half as long as the flush brings a
 /// fifth more deliveries, as long as the flush brings less.
-pub(super) fn rest_after(took: Duration) -> Option<Duration> {
-    (took >= LONG_FLUSH).then(|| (took / 2).min(LONGEST_REST))
+pub(super) fn rest_after(writes: u64, took: Duration) -> Option<Duration> {
+    (writes >= MANY_WRITES && took >= LONG_FLUSH).then(|| (took / 2).min(LONGEST_REST))
 }
 
 /// The flush that is ordered.
@@ -163,12 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_rests_half_as_long_as_its_flush_took_if_that_was_long() {
+    fn a_large_channel_rests_half_as_long_as_its_flush_took_if_that_was_long() {
         let ms = Duration::from_millis;
-        assert_eq!(rest_after(ms(7)), None);
-        assert_eq!(rest_after(ms(8)), Some(ms(4)));
-        assert_eq!(rest_after(ms(60)), Some(ms(30)));
-        assert_eq!(rest_after(ms(500)), Some(ms(50)));
+        assert_eq!(rest_after(1_000, ms(7)), None);
+        assert_eq!(rest_after(999, ms(500)), None);
+        assert_eq!(rest_after(1_000, ms(8)), Some(ms(4)));
+        assert_eq!(rest_after(1_000, ms(60)), Some(ms(30)));
+        assert_eq!(rest_after(1_000, ms(500)), Some(ms(50)));
     }
 
     #[tokio::test(start_paused = true)]
