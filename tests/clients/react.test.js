@@ -293,7 +293,8 @@ describe('the chat in React', function () {
         leave: async () => {},
         members: async () => [{ userId: 'dora' }],
         async *history() {},
-        send: async () => ({ epoch: 'e', offset: 6 }),
+        send: async () => ({ key: 'k' }),
+        typing: () => {},
       };
       const chat = { state: 'online', on: () => () => {}, channel: () => channel };
       const container = document.body.appendChild(document.createElement('section'));
