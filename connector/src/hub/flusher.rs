@@ -176,7 +176,7 @@ impl Flusher {
                 writes = 0;
                 yield_now().await;
             }
-            // Of the time that passes, also in tests.
+            // Not the clock of tokio, which stands still in tests.
             let begun = std::time::Instant::now();
             let written = channel.flush();
             writes += written;

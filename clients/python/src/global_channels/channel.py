@@ -93,7 +93,6 @@ class Channel:
         self._own_typing = OwnTyping(self._say_typing)
         self._reader = Reader(self._membership.member, owner._backoff)
         self._was_deleted = False
-        self._was_in = False  # since it is wanted
 
     # What applications do
 
@@ -291,8 +290,11 @@ class Channel:
         """The server has let us in although we did not ask."""
         self._owner._on_added(self.name)
 
-    def _on_joined(self, result: JoinResult, since: Position | None) -> None:
+    def _on_joined(self, result: JoinResult, since: Position | None, *, is_first: bool) -> None:
         """The server has let us in."""
+        # Otherwise, what is replayed would be gone for a program that joins, does something else, and then iterates.
+        if is_first and not self._listeners.hears("message"):
+            self._streams.hold()
         # With `since`, the pushes that follow count from there, and the position of the answer is where they end.
         self._follower.position = since or result.position
         self._entered(result.position, recovered=result.recovered)
@@ -307,10 +309,6 @@ class Channel:
 
     def _entered(self, position: Position, *, recovered: bool) -> None:
         self._was_deleted = False
-        # Otherwise, what is replayed would be gone for a program that joins, does something else, and then iterates.
-        if not self._was_in and not self._listeners.hears("message"):
-            self._streams.hold()
-        self._was_in = True
         self._hold()
         self._tell(Joined(position, recovered=recovered))
         self._note()
@@ -322,7 +320,6 @@ class Channel:
         self._typists.clear()
         self._streams.end()
         self._streams.release()
-        self._was_in = False
         self._follower.position = None
         self._memory.forget(self.name)
         self._hold()

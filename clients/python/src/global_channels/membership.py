@@ -42,8 +42,8 @@ class Host(Protocol):
         """The server has let us in although we did not ask."""
         ...
 
-    def _on_joined(self, result: JoinResult, since: Position | None) -> None:
-        """The server has let us in. The pushes of the channel follow."""
+    def _on_joined(self, result: JoinResult, since: Position | None, *, is_first: bool) -> None:
+        """The server has let us in, for the first time since this is wanted or again. The pushes of the channel follow."""
         ...
 
     def _on_refused(self, error: ChatError, *, was_member: bool) -> None:
@@ -161,9 +161,7 @@ class Membership:
         self._attempt = None
         since = self._host._since()
         if since is None or "recovered" in told:
-            result = _read(told, since)
-            self._enter(result)
-            self._host._on_joined(result, since)
+            self._enter(_read(told, since), since)
         else:
             # We are in before we could say where we were. To get what we missed, we come in again.
             self._say_leave()
@@ -201,9 +199,7 @@ class Membership:
         error = outcome.error
         if error is None:
             self._backoff.reset()
-            result = _read(outcome.body or {}, since)
-            self._enter(result)
-            self._host._on_joined(result, since)
+            self._enter(_read(outcome.body or {}, since), since)
         elif error.reason == ALREADY_JOINED:
             # A leave was refused before. We do not know where we are, so we leave again and come back with our position.
             self._say_leave()
@@ -217,10 +213,12 @@ class Membership:
             self._end(error)
             self._host._on_refused(error, was_member=was_member)
 
-    def _enter(self, result: JoinResult) -> None:
+    def _enter(self, result: JoinResult, since: Position | None) -> None:
+        is_first = not self._was_in
         self.is_in = self._was_in = self._is_entered = True
         self._joining.resolve(result)
         self._entering.resolve(None)
+        self._host._on_joined(result, since, is_first=is_first)
 
     def _leave(self) -> None:
         if not self.is_wanted:
