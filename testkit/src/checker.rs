@@ -3,9 +3,23 @@
 //! It does not rely on offsets alone: where two records have the same position, it compares their contents. It compares
 //! orders by the names that senders gave their messages.
 
-use crate::history::{Content, Event, History, Member, Message, Outcome, Position, Reason};
+use crate::history::{Content, Event, Member, Message, Outcome, Position, Reason};
+use crate::log::Log;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+
+/// All that is known of one channel at the end of a test.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// All clients.
+    pub members: Vec<Member>,
+    /// All messages that were sent.
+    pub sent: BTreeMap<Message, Outcome>,
+    /// The log of the channel.
+    pub log: Log,
+    /// The listed members with the number of their sessions, if chat was asked.
+    pub listed: Option<BTreeMap<String, u32>>,
+}
 
 /// The kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

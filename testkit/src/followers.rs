@@ -2,9 +2,9 @@
 //! and checked.
 
 use crate::chat_api::ChatApi;
-use crate::checker::{self, Finding, Kind};
+use crate::checker::{self, Finding, History, Kind};
 use crate::follower::{Follower, Notes, Settings};
-use crate::history::{History, Member, Outcome, Position};
+use crate::history::{Member, Outcome, Position};
 use crate::log::Log;
 use crate::protocol::Protocol;
 use crate::{SOON, pace, wait};

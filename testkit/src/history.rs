@@ -1,8 +1,6 @@
 //! What the clients of a channel did and received, in the order of each client. The checker works on this.
 
-use crate::log::Log;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// A position in a log.
@@ -126,17 +124,4 @@ pub enum Outcome {
     Refused,
     /// There was no answer, or one that leaves it open.
     Unknown,
-}
-
-/// All that is known of one channel at the end of a test.
-#[derive(Debug, Clone, Default)]
-pub struct History {
-    /// All clients.
-    pub members: Vec<Member>,
-    /// All messages that were sent.
-    pub sent: BTreeMap<Message, Outcome>,
-    /// The log of the channel.
-    pub log: Log,
-    /// The listed members with the number of their sessions, if chat was asked.
-    pub listed: Option<BTreeMap<String, u32>>,
 }

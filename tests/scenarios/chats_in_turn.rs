@@ -1,8 +1,9 @@
 //! Chats die, stop, and retire connections again and again while members send.
 
+use testkit::checker::History;
 use testkit::follower::Notes;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
-use testkit::history::{History, Outcome};
+use testkit::history::Outcome;
 use testkit::redis::Redis;
 use testkit::system::{Plan, busy};
 use testkit::{ANSWERED, SOON, long, wait};

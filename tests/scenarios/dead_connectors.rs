@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
+use testkit::checker::History;
 use testkit::follower::{Follower, Leaving, Notes};
 use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
-use testkit::history::{Event, History, Outcome};
+use testkit::history::{Event, Outcome};
 use testkit::permit::Permit;
 use testkit::pomelo::{Client, heard, left};
 use testkit::redis::Redis;

@@ -1,7 +1,6 @@
 //! The checker finds each kind of fault in a history that has it, and nothing in a history that has none.
 
 use super::*;
-use crate::log::Log;
 use serde_json::json;
 
 fn at(epoch: &str, offset: u64) -> Position {
